@@ -1,0 +1,1 @@
+"""titans-dna: Titans models on DNA."""

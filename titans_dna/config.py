@@ -1,0 +1,168 @@
+"""Model configuration: one frozen dataclass, validated, YAML both ways, presets by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+VARIANTS = ("lmm", "mac", "mag", "mal")
+READS = ("after", "before", "anchor")
+GATES = ("token", "chunk")
+
+
+@dataclass(frozen=True)
+class TitansConfig:
+    """Shape and switches of a Titans model (arXiv 2501.00663, section 4).
+
+    Raises ValueError naming the field, the value got and the value wanted.
+    """
+
+    variant: str = "mac"
+    """lmm (memory alone), mac (memory as context), mag (gated) or mal (layer)."""
+    vocab_size: int = 12
+    """Number of token ids; 12 is the single-nucleotide vocabulary."""
+    width: int = 128
+    """Width of the residual stream."""
+    layers: int = 2
+    """Number of blocks."""
+    heads: int = 4
+    """Heads of the memory and of the attention; must divide `width`, and width / heads must be even (RoPE)."""
+    ffn_width: int = 0
+    """Hidden width of the SwiGLU feed-forward; 0 means 8/3 of `width`, rounded up to a multiple of 16."""
+    memory_depth: int = 2
+    """Layers of the memory MLP, L_M in the paper, 1 to 4; 1 is a linear memory (ablation)."""
+    memory_expansion: int = 2
+    """Hidden width of the memory MLP in units of the head width."""
+    chunk: int = 64
+    """Tokens that share one anchor, b in the paper; 1 is the fully online rule."""
+    read: str = "after"
+    """Which memory a token reads: after (M_t), before (M_{t-1}) or anchor (the chunk's first)."""
+    gates: str = "token"
+    """alpha, eta, theta per token, or one value per chunk (cheaper), taken at the chunk's first token."""
+    momentum: bool = True
+    """False drops the momentum: eta = 0 (ablation)."""
+    forgetting: bool = True
+    """False drops the weight decay of the memory: alpha = 0 (ablation)."""
+    convolution: int = 4
+    """Width of the causal depthwise convolution on the memory's q, k and v; 0 leaves it out (ablation)."""
+    attention: bool = True
+    """False leaves the attention out of mac, mag and mal (ablation); lmm never has any."""
+    persistent: int = 8
+    """Learned, input-independent tokens of mac, mag and mal; 0 leaves them out (ablation); lmm has none."""
+    segment: int = 128
+    """Attention segment of mac, in tokens."""
+    window: int = 128
+    """Sliding attention window of mag and mal, in tokens, the token itself included."""
+    max_norm: float = 4.0
+    """Bound of memory and momentum at chunk ends: Frobenius norm at most max_norm * sqrt(head width); 0 is no bound."""
+    theta_max: float = 0.25
+    """Largest inner learning rate, in units of (1 - eta)."""
+    dropout: float = 0.0
+    """Dropout on each residual branch while training, 0 <= p < 1."""
+    tie_embeddings: bool = True
+    """Share the embedding with the language-model head."""
+    rope_base: float = 10000.0
+    """Base of the rotary position angles of the attention."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, name, float(value))
+            elif type(value) is not kind:
+                raise ValueError(f"{name}: got {value!r}, want {kind.__name__}")
+        for name, choices in (("variant", VARIANTS), ("read", READS), ("gates", GATES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, want one of {', '.join(choices)}")
+        for name, low in _MINIMUM.items():
+            if not getattr(self, name) >= low:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, want at least {low}")
+        if self.memory_depth > 4:
+            raise ValueError(f"memory_depth: got {self.memory_depth}, want 1 to 4")
+        if self.width % (2 * self.heads):
+            raise ValueError(f"heads: got {self.heads}, want an even head width out of width {self.width}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: got {self.dropout}, want 0 <= dropout < 1")
+        if not 0 < self.theta_max:
+            raise ValueError(f"theta_max: got {self.theta_max}, want above 0")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head, D."""
+        return self.width // self.heads
+
+    @property
+    def ffn_hidden(self) -> int:
+        """Hidden width of the feed-forward, with the default resolved."""
+        return self.ffn_width or -(-self.width * 8 // 3 // 16) * 16
+
+    def replace(self, **changes: Any) -> TitansConfig:
+        """A copy with some fields changed, validated again."""
+        return self.from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TitansConfig:
+        """The inverse of `to_dict`; an unknown key is a ValueError that lists the known ones."""
+        if not isinstance(values, dict):
+            raise ValueError(f"model config: got {type(values).__name__}, want a mapping of field names to values")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"model config: got unknown key {key!r}, want one of {', '.join(known)}")
+        return cls(**values)
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write every field to a YAML file."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> TitansConfig:
+        """Read a YAML file; fields left out take their defaults."""
+        try:
+            values = yaml.safe_load(Path(path).read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        return cls.from_dict({} if values is None else values)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> TitansConfig:
+        """A named preset (see `preset_names`), with some fields changed: `preset("tiny", variant="mac")`."""
+        if name not in preset_names():
+            raise ValueError(f"preset: got {name!r}, want one of {', '.join(preset_names())}")
+        source = resources.files("titans_dna") / "presets" / f"{name}.yaml"
+        return cls.from_dict({**yaml.safe_load(source.read_text()), **changes})
+
+
+_MINIMUM = {
+    "vocab_size": 1,
+    "width": 2,
+    "layers": 1,
+    "heads": 1,
+    "ffn_width": 0,
+    "memory_depth": 1,
+    "memory_expansion": 1,
+    "chunk": 1,
+    "convolution": 0,
+    "persistent": 0,
+    "segment": 1,
+    "window": 1,
+    "max_norm": 0.0,
+    "rope_base": 1.0,
+}
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package, smallest model first."""
+    folder = resources.files("titans_dna") / "presets"
+    found = {Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    order = ["tiny", "small", "base", "large", "xl"]
+    return [name for name in order if name in found] + sorted(found - set(order))
