@@ -1,0 +1,184 @@
+"""`memory_scan`: check the arguments, choose a path, run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from .chunked import chunked_scan
+from .reference import reference_scan
+from .state import MemoryState, concatenate
+
+READS = ("after", "before", "anchor")
+Path = Callable[..., tuple[Tensor, MemoryState]]
+_PATHS: dict[str, Path] = {"reference": reference_scan, "chunked": chunked_scan}
+
+
+def memory_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    memory: Sequence[Tensor],
+    state: MemoryState | None = None,
+    chunk: int = 64,
+    read: str = "after",
+    cu_seqlens: Tensor | None = None,
+    backend: str = "auto",
+    max_norm: float | None = None,
+) -> tuple[Tensor, MemoryState]:
+    """Write every token into the neural memory and read each token's own memory (arXiv 2501.00663, eqs. 12-16).
+
+    q, k: [b, t, h, d]; v: [b, t, h, e].
+    alpha, eta, theta: forget gate in [0, 1], momentum decay in [0, 1], inner learning rate >= 0; [b, t, h] per token,
+        or [b, n, h] with one value for each of the n chunks that the tokens lie in (cheaper).
+    memory: M_0, one tensor [h, d_in, d_out] per layer of the memory MLP, 1 to 4 layers, d → … → e.
+    state: what an earlier call returned; the sequence goes on exactly, wherever it was cut. None starts from M_0.
+    chunk: tokens that share one anchor; 1 is fully online.
+    read: the memory that y_t sees: "after" M_t, "before" M_{t-1}, "anchor" the chunk's first.
+    cu_seqlens: int [n + 1] with b = 1: n sequences packed end to end, 0 = cu_seqlens[0] <= … <= cu_seqlens[n] = t.
+        Each gives exactly what it gives alone, and has its own row in the state. Gates per chunk are then laid end to
+        end as well, each sequence with its own chunks.
+    backend: "reference" (token by token), "chunked" (PyTorch), or "auto".
+    max_norm: when given, M and S are scaled back, layer by layer, to this Frobenius norm at chunk ends when over it.
+
+    Returns y [b, t, h, e] in v's dtype, and the state after the last token (float32, or float64 for float64 input).
+    Raises ValueError naming the argument. Gradients flow to every tensor, the states included.
+    """
+    path = _choose(backend)
+    _check_tensors(q, k, v, memory)
+    if chunk < 1:
+        _fail("chunk", chunk, "at least 1")
+    if read not in READS:
+        _fail("read", repr(read), f"one of {', '.join(READS)}")
+    if max_norm is not None and not max_norm > 0:
+        _fail("max_norm", max_norm, "above 0, or None")
+    b, t = q.shape[:2]
+    sequences = _cut(b, t, cu_seqlens)
+    if state is None:
+        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        state = MemoryState.initial([w.to(dtype) for w in memory], len(sequences))
+    _check_state(state, memory, len(sequences), chunk)
+
+    positions = state.position.tolist()
+    chunks = [-(-(p + s.length) // chunk) for p, s in zip(positions, sequences, strict=True)]
+    per_chunk = _check_gates(q, (alpha, eta, theta), chunks, packed=cu_seqlens is not None)
+    with torch.autocast(q.device.type, enabled=False):
+        if t == 0:
+            return v.new_zeros(v.shape), state
+        if len({(p, s.length) for p, s in zip(positions, sequences, strict=True)}) == 1 and cu_seqlens is None:
+            return path(q, k, v, alpha, eta, theta, state, chunk, read, max_norm)
+        gates = [_split(x, sequences, chunks if per_chunk else None) for x in (alpha, eta, theta)]
+        tokens = [_split(x, sequences, None) for x in (q, k, v)]
+        y, state = _run_alike(path, [*tokens, *gates], positions, state, chunk, read, max_norm)
+    return (torch.stack(y) if cu_seqlens is None else torch.cat(y)[None]), state
+
+
+class _Sequence(NamedTuple):
+    """Tokens start … start + length of row `row` of the input."""
+
+    row: int
+    start: int
+    length: int
+
+
+def _cut(b: int, t: int, cu_seqlens: Tensor | None) -> list[_Sequence]:
+    if cu_seqlens is None:
+        return [_Sequence(row, 0, t) for row in range(b)]
+    if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point() or len(cu_seqlens) < 2:
+        _fail("cu_seqlens", f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}", "integers [n + 1], n at least 1")
+    ends = cu_seqlens.tolist()
+    if b != 1:
+        _fail("cu_seqlens", f"a batch of {b}", "a batch of 1 with the sequences end to end")
+    if ends[0] != 0 or ends[-1] != t or any(i > j for i, j in pairwise(ends)):
+        _fail("cu_seqlens", ends, f"0 first, never falling, {t} (the number of tokens) last")
+    return [_Sequence(0, i, j - i) for i, j in pairwise(ends)]
+
+
+def _split(x: Tensor, sequences: list[_Sequence], chunks: list[int] | None) -> list[Tensor]:
+    """One tensor [length, …] per sequence; with `chunks`, x has a value per chunk instead of per token."""
+    if chunks is None:
+        return [x[s.row, s.start : s.start + s.length] for s in sequences]
+    if len({s.row for s in sequences}) == len(sequences):
+        return [x[s.row, :n] for s, n in zip(sequences, chunks, strict=True)]
+    return list(x[0].split(chunks))
+
+
+def _run_alike(
+    path: Path, inputs: list[list[Tensor]], positions: list[int], state: MemoryState, chunk: int, read: str, max_norm
+) -> tuple[list[Tensor], MemoryState]:
+    """Sequences of equal length that stand at the same place of their chunk run as rows of one batch."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for i, (position, q) in enumerate(zip(positions, inputs[0], strict=True)):
+        alike.setdefault((position, len(q)), []).append(i)
+    reads: list[Tensor] = [inputs[2][0]] * len(positions)
+    states = []
+    for (_, length), members in alike.items():
+        rows = state.rows(torch.tensor(members))
+        stacked = [torch.stack([x[i] for i in members]) for x in inputs]
+        y, after = path(*stacked, rows, chunk, read, max_norm) if length else (stacked[2], rows)
+        states.append(after)
+        for i, read_out in zip(members, y, strict=True):
+            reads[i] = read_out
+    order = [i for members in alike.values() for i in members]
+    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__))
+    return reads, concatenate(states).rows(back)
+
+
+def _choose(backend: str) -> Path:
+    if backend == "auto":
+        backend = "chunked"
+    if backend not in _PATHS:
+        _fail("backend", repr(backend), f"auto, {' or '.join(_PATHS)}")
+    return _PATHS[backend]
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tensor]) -> None:
+    if q.ndim != 4:
+        _fail("q", f"shape {list(q.shape)}", "[b, t, h, d]")
+    b, t, h, d = q.shape
+    if k.shape != q.shape:
+        _fail("k", f"shape {list(k.shape)}", f"q's, {list(q.shape)}")
+    if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
+        _fail("v", f"shape {list(v.shape)}", f"[{b}, {t}, {h}, e]")
+    if not 1 <= len(memory) <= 4:
+        _fail("memory", f"{len(memory)} layers", "1 to 4")
+    widths = [d, *(w.shape[-1] for w in memory)]
+    for l, (w, d_in) in enumerate(zip(memory, widths, strict=False)):
+        if w.ndim != 3 or w.shape[:2] != (h, d_in):
+            _fail(f"memory[{l}]", f"shape {list(w.shape)}", f"[{h}, {d_in}, d_out]")
+    if widths[-1] != v.shape[-1]:
+        _fail("memory", f"a last layer of width {widths[-1]}", f"the width of v, {v.shape[-1]}")
+
+
+def _check_state(state: MemoryState, memory: Sequence[Tensor], rows: int, chunk: int) -> None:
+    want = [(rows, *w.shape) for w in memory]
+    for name in ("memory", "momentum", "anchor"):
+        got = [tuple(w.shape) for w in getattr(state, name)]
+        if got != want:
+            _fail(f"state.{name}", f"shapes {got}", f"{want}")
+    if state.position.shape != (rows,) or not bool(((state.position >= 0) & (state.position < chunk)).all()):
+        _fail("state.position", state.position.tolist(), f"{rows} numbers from 0 to {chunk - 1} (is chunk the same?)")
+
+
+def _check_gates(q: Tensor, gates: tuple[Tensor, ...], chunks: list[int], packed: bool) -> bool:
+    """True when the gates hold one value per chunk."""
+    b, t, h = q.shape[:3]
+    n = sum(chunks) if packed else max(chunks, default=0)
+    for name, gate in zip(("alpha", "eta", "theta"), gates, strict=True):
+        if tuple(gate.shape) not in ((b, t, h), (b, n, h)):
+            _fail(name, f"shape {list(gate.shape)}", f"[{b}, {t}, {h}], or one a chunk [{b}, {n}, {h}]")
+        if gate.shape != gates[0].shape:
+            _fail(name, f"shape {list(gate.shape)}", f"alpha's, {list(gates[0].shape)}")
+    return gates[0].shape[1] != t
+
+
+def _fail(name: str, got: object, want: str) -> NoReturn:
+    raise ValueError(f"{name}: got {got}, want {want}")

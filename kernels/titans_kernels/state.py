@@ -1,0 +1,65 @@
+"""What the memory carries from one call to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MemoryState:
+    """State of the neural memory after a number of tokens; given back to `memory_scan`, the sequence goes on exactly.
+
+    memory, momentum, anchor: one tensor [b, h, d_in, d_out] per layer of the memory MLP: M at the last token, S at the
+    last token, and M at the last chunk boundary, where the gradients of the current chunk are taken.
+    position: int64 [b] on the CPU, tokens since that boundary, 0 <= position < chunk.
+    """
+
+    memory: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...]
+    anchor: tuple[Tensor, ...]
+    position: Tensor
+
+    @classmethod
+    def initial(cls, memory: Sequence[Tensor], rows: int) -> MemoryState:
+        """The state before the first token: M_0 = `memory` ([h, d_in, d_out] per layer) in every row, S_0 = 0."""
+        start = tuple(_accumulator(w).expand(rows, *w.shape) for w in memory)
+        zero = tuple(torch.zeros_like(w) for w in start)
+        return cls(start, zero, start, torch.zeros(rows, dtype=torch.int64))
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> MemoryState:
+        """Apply `fn` to every weight tensor; the position stays."""
+        return MemoryState(
+            *(tuple(fn(w) for w in group) for group in (self.memory, self.momentum, self.anchor)), self.position
+        )
+
+    def detach(self) -> MemoryState:
+        """The same state, cut from the autograd graph (truncated backpropagation)."""
+        return self.map(Tensor.detach)
+
+    def rows(self, index: slice | Tensor) -> MemoryState:
+        """Some rows of the batch."""
+        picked = self.map(lambda w: w[index])
+        return MemoryState(picked.memory, picked.momentum, picked.anchor, self.position[index])
+
+
+def concatenate(states: Sequence[MemoryState]) -> MemoryState:
+    """Stack the rows of several states."""
+    groups = zip(*((s.memory, s.momentum, s.anchor) for s in states), strict=True)
+    joined = (tuple(torch.cat(layer) for layer in zip(*group, strict=True)) for group in groups)
+    return MemoryState(*joined, torch.cat([s.position for s in states]))
+
+
+def bound(weight: Tensor, max_norm: float | None) -> Tensor:
+    """Scale each matrix [..., d_in, d_out] back to Frobenius norm `max_norm` where it is over it."""
+    if max_norm is None:
+        return weight
+    norm = torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True)
+    return weight * (max_norm / norm.clamp(min=max_norm))
+
+
+def _accumulator(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
