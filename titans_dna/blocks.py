@@ -1,0 +1,165 @@
+"""The four ways to put the memory into a block (arXiv 2501.00663, section 4): LMM, MAC, MAG, MAL.
+
+Every block: pre-norm, mixing, residual; pre-norm, SwiGLU, residual. `block(x, state)` → (x, state), None at the start.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from titans_dna.attention import SegmentAttention, SegmentState, SlidingAttention, SlidingState
+from titans_dna.config import TitansConfig
+from titans_dna.layers import RMSNorm, SwiGLU
+from titans_dna.memory import MemoryReader, NeuralMemory, NeuralMemoryState
+
+
+def build_block(config: TitansConfig) -> Block:
+    """One block of the configured variant; without attention, mac, mag and mal are the memory over [P, x]."""
+    if not config.attention:
+        return LMMBlock(config)
+    return {"lmm": LMMBlock, "mac": MACBlock, "mag": MAGBlock, "mal": MALBlock}[config.variant](config)
+
+
+class Block(nn.Module):
+    """Residual frame around `mix`, which the variants define."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        persistent = 0 if config.variant == "lmm" else config.persistent
+        self.norm = RMSNorm(config.width)
+        self.persistent = nn.Parameter(torch.randn(persistent, config.width)) if persistent else None
+        self.memory = NeuralMemory(config)
+        self.ffn_norm = RMSNorm(config.width)
+        self.ffn = SwiGLU(config.width, config.ffn_hidden)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """x [b, t, width], t >= 1."""
+        mixed, state = self.mix(self.norm(x), state)
+        x = x + self.dropout(mixed)
+        return x + self.dropout(self.ffn(self.ffn_norm(x))), state
+
+    def mix(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Mix the tokens of the normalised x [b, t, width]."""
+        raise AssertionError("a block defines mix")
+
+    def prefix(self, x: Tensor) -> Tensor:
+        """The persistent tokens, normalised as x is, for every row: [b, p, width]."""
+        if self.persistent is None:
+            return x[:, :0]
+        return self.norm(self.persistent).to(x.dtype).expand(len(x), -1, -1)
+
+    def remember(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, Tensor, NeuralMemoryState]:
+        """Memory over [P, x]: what it returns at P (empty unless the sequence starts here), at x, and the state."""
+        if state is not None:
+            y, state = self.memory(x, state)
+            return y[:, :0], y, state
+        prefix = self.prefix(x)
+        y, state = self.memory(torch.cat([prefix, x], dim=1))
+        return y[:, : prefix.shape[1]], y[:, prefix.shape[1] :], state
+
+
+class LMMBlock(Block):
+    """The memory alone mixes tokens."""
+
+    def mix(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, NeuralMemoryState]:
+        _, y, state = self.remember(x, state)
+        return y, state
+
+
+class MACState(NamedTuple):
+    """The memory; the reader's convolution; the memory as the last segment left it; the segment's keys so far."""
+
+    memory: NeuralMemoryState | None
+    reader: Tensor | None
+    previous: tuple[Tensor, ...]
+    attention: SegmentState | None
+    position: int
+
+
+class MACBlock(Block):
+    """Memory as context (eqs. 21-25): attention inside a segment over [P, what the memory recalls, the segment]."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        self.segment = config.segment
+        self.reader = MemoryReader(config)
+        self.attention = SegmentAttention(config.width, config.heads, config.segment, config.rope_base)
+        self.write_norm = RMSNorm(config.width)
+        self.gate = Gate(config.width)
+
+    def mix(self, x: Tensor, state: MACState | None) -> tuple[Tensor, MACState]:
+        if state is None:
+            state = MACState(None, None, self.memory.initial_weights(len(x)), None, 0)
+        memory, reader, previous, attention, position = state
+        prefix = self.prefix(x)
+        queries, reader = self.reader.queries(x, reader)
+        outputs = []
+        start = 0
+        while start < x.shape[1]:
+            stop = min(start + self.segment - position, x.shape[1])
+            piece = x[:, start:stop]
+            recalled = self.reader(queries[:, start:stop], previous)  # h = M_{i-1}(q), read without writing
+            y, attention = self.attention(piece, recalled, attention, prefix)
+            z, memory = self.memory(self.write_norm(y), memory)  # write y, and read what is written up to each token
+            outputs.append(self.gate(y, z))
+            position = (position + stop - start) % self.segment
+            if position == 0:
+                previous, attention = memory.scan.memory, None
+            start = stop
+        return torch.cat(outputs, dim=1), MACState(memory, reader, previous, attention, position)
+
+
+class MAGState(NamedTuple):
+    """State of the memory and of the sliding window."""
+
+    memory: NeuralMemoryState
+    attention: SlidingState
+
+
+class MAGBlock(Block):
+    """Gated (eqs. 26-28): the memory over [P, x] beside sliding-window attention over [P, x]."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        self.attention = SlidingAttention(config.width, config.heads, config.window, config.rope_base)
+        self.gate = Gate(config.width)
+
+    def mix(self, x: Tensor, state: MAGState | None) -> tuple[Tensor, MAGState]:
+        if state is None:
+            y, attention = self.attention(x, None, self.prefix(x))
+        else:
+            y, attention = self.attention(x, state.attention)
+        _, z, memory = self.remember(x, None if state is None else state.memory)
+        return self.gate(y, z), MAGState(memory, attention)
+
+
+class MALBlock(Block):
+    """Layer (eqs. 29-31): the memory over [P, x], then sliding-window attention over what it returns."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        self.attention = SlidingAttention(config.width, config.heads, config.window, config.rope_base)
+        self.attention_norm = RMSNorm(config.width)
+
+    def mix(self, x: Tensor, state: MAGState | None) -> tuple[Tensor, MAGState]:
+        prefix, y, memory = self.remember(x, None if state is None else state.memory)
+        prefix, y = self.attention_norm(prefix), self.attention_norm(y)
+        y, attention = self.attention(y, None, prefix) if state is None else self.attention(y, state.attention)
+        return y, MAGState(memory, attention)
+
+
+class Gate(nn.Module):
+    """⊗ of the paper: each side normalised with its own learned vector, a sigmoid on the memory's side, product."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(width)
+        self.memory_norm = RMSNorm(width)
+
+    def forward(self, attention: Tensor, memory: Tensor) -> Tensor:
+        """[b, t, width] twice → [b, t, width]."""
+        return self.attention_norm(attention) * torch.sigmoid(self.memory_norm(memory))

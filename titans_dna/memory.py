@@ -1,0 +1,137 @@
+"""The neural memory as a layer: projections, gates and state around one call of `memory_scan`."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_dna.config import TitansConfig
+from titans_dna.layers import CausalConv, HeadNorm
+from titans_kernels import MemoryState, memory_scan
+
+FORGET_BIAS, DECAY_BIAS, RATE_BIAS = -5.0, 0.0, 0.0
+"""Biases of the gates at the start: forget 0.7 % a token, halve the momentum, half of the largest inner learning rate."""
+
+
+class NeuralMemoryState(NamedTuple):
+    """What a later call needs: the memory itself, the convolution's last inputs, and the gates of the current chunk."""
+
+    scan: MemoryState
+    convolution: Tensor | None
+    gates: Tensor | None
+    """[b, 1, heads * gates] before the sigmoids; only where gates are per chunk."""
+
+
+class NeuralMemory(nn.Module):
+    """Writes every token into a memory that learns at test time, and reads it back (arXiv 2501.00663, section 3)."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        width, heads = config.width, config.heads
+        self.config = config
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.convolution = CausalConv(3 * width, config.convolution) if config.convolution else None
+        self.gates = nn.Linear(width, heads * (1 + config.momentum + config.forgetting))
+        self.norm = HeadNorm(heads, config.head_width)
+        self.output_gate = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.initial_memory = nn.ParameterList(
+            torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in _widths(config)
+        )
+        biases = [RATE_BIAS] + [DECAY_BIAS] * config.momentum + [FORGET_BIAS] * config.forgetting
+        with torch.no_grad():
+            self.gates.bias.copy_(torch.tensor(biases).repeat_interleave(heads))
+
+    def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
+        """x [b, t, width] → y [b, t, width], where y_t has seen the writes of tokens up to t, and the state after them."""
+        config = self.config
+        qkv, convolution = self.qkv(x), None
+        if self.convolution is not None:
+            qkv, convolution = self.convolution(qkv, None if state is None else state.convolution)
+        q, k, v = F.silu(qkv).unflatten(-1, (3, config.heads, -1)).unbind(2)
+        gates, last = self._raw_gates(x, state)
+        alpha, eta, theta = self._gates(gates)
+        y, scan = memory_scan(
+            unit(q),
+            unit(k),
+            v,
+            alpha=alpha,
+            eta=eta,
+            theta=theta,
+            memory=tuple(self.initial_memory),
+            state=None if state is None else state.scan,
+            chunk=config.chunk,
+            read=config.read,
+            max_norm=config.max_norm * math.sqrt(config.head_width) if config.max_norm else None,
+        )
+        y = self.norm(y).flatten(-2) * F.silu(self.output_gate(x))
+        return self.output(y), NeuralMemoryState(scan, convolution, last)
+
+    def initial_weights(self, rows: int) -> tuple[Tensor, ...]:
+        """M_0 for a batch: one tensor [rows, heads, d_in, d_out] per layer of the memory."""
+        return MemoryState.initial(tuple(self.initial_memory), rows).memory
+
+    def _raw_gates(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, Tensor | None]:
+        """Per token, or per chunk: a chunk takes the gates of its first token, for a later one would show the future."""
+        if self.config.gates == "token":
+            return self.gates(x), None
+        chunk = self.config.chunk
+        position = 0 if state is None else int(state.scan.position[0])
+        gates = self.gates(x[:, -position % chunk :: chunk])
+        if position and state is not None and state.gates is not None:
+            gates = torch.cat([state.gates, gates], dim=1)
+        return gates, gates[:, -1:]
+
+    def _gates(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """α, η in [0, 1] and θ in [0, theta_max (1 − η)], each [b, n, heads], float32: the model's own stable range."""
+        with torch.autocast(raw.device.type, enabled=False):
+            precise = raw.to(torch.promote_types(raw.dtype, torch.float32)).sigmoid()
+            theta, *rest = precise.unflatten(-1, (-1, self.config.heads)).unbind(-2)
+            eta = rest.pop(0) if self.config.momentum else torch.zeros_like(theta)
+            alpha = rest.pop(0) if self.config.forgetting else torch.zeros_like(theta)
+            return alpha, eta, theta * (1 - eta) * self.config.theta_max
+
+
+class MemoryReader(nn.Module):
+    """Reads a memory without writing to it: M(q), with a query projection of its own (arXiv 2501.00663, eq. 21)."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.convolution = CausalConv(width, config.convolution) if config.convolution else None
+        self.norm = HeadNorm(config.heads, config.head_width)
+        self.output = nn.Linear(width, width, bias=False)
+
+    def queries(self, x: Tensor, convolution: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """x [b, t, width] → q [b, t, h, d] and the convolution's state."""
+        q = self.query(x)
+        if self.convolution is not None:
+            q, convolution = self.convolution(q, convolution)
+        return unit(F.silu(q).unflatten(-1, (self.heads, -1))), convolution
+
+    def forward(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """q [b, t, h, d] through memories [b, h, d_in, d_out] → [b, t, width]."""
+        x = q.transpose(1, 2)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(weights[0].dtype)
+            for i, weight in enumerate(weights):
+                x = (F.silu(x) if i else x) @ weight
+        return self.output(self.norm(x.transpose(1, 2).to(q.dtype)).flatten(-2))
+
+
+def unit(x: Tensor) -> Tensor:
+    """Unit Euclidean length along the last axis, zero staying zero, in x's dtype."""
+    precise = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.normalize(precise, dim=-1, eps=1e-6).to(x.dtype)
+
+
+def _widths(config: TitansConfig) -> list[tuple[int, int]]:
+    hidden = [config.head_width * config.memory_expansion] * (config.memory_depth - 1)
+    ends = [config.head_width, *hidden, config.head_width]
+    return list(zip(ends[:-1], ends[1:], strict=True))

@@ -1,0 +1,100 @@
+"""The language model: embedding → blocks → norm → head. State in, state out; nothing is stored between calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from titans_dna.blocks import build_block
+from titans_dna.config import TitansConfig
+from titans_dna.layers import RMSNorm
+
+
+class Output(NamedTuple):
+    """What one call returns."""
+
+    hidden: Tensor
+    """[b, t, width], after the last norm."""
+    logits: Tensor
+    """[b, t, vocab_size]; position t predicts token t + 1."""
+    state: tuple[Any, ...]
+    """One entry a block; passed back, the sequence goes on exactly."""
+
+
+class TitansDNA(nn.Module):
+    """A causal Titans language model (arXiv 2501.00663, section 4)."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        """Keep only each block's input in training and compute the rest again in the backward."""
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(build_block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self._initialise()
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None) -> Output:
+        """ids: whole numbers [b, t], t >= 1, below vocab_size. state: what the call before returned; None is a fresh start.
+
+        The tokens of a sequence may come in one call or in pieces of any length: the outputs are the same.
+        Raises ValueError on another shape or kind, or a state of another model.
+        """
+        if ids.ndim != 2 or ids.shape[1] < 1 or ids.is_floating_point():
+            raise ValueError(f"ids: got {ids.dtype} {list(ids.shape)}, want whole numbers [b, t] with t at least 1")
+        if state is None:
+            state = (None,) * len(self.blocks)
+        if len(state) != len(self.blocks):
+            raise ValueError(f"state: got {len(state)} blocks, want {len(self.blocks)}")
+        x = self.embedding(ids.long())
+        after = []
+        for block, before in zip(self.blocks, state, strict=True):
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x, new = checkpoint(block, x, before, use_reentrant=False)
+            else:
+                x, new = block(x, before)
+            after.append(new)
+        hidden = self.norm(x)
+        return Output(hidden, self.head(hidden), tuple(after))
+
+    def parameter_count(self) -> int:
+        """Number of learned values, a tied embedding counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def _initialise(self) -> None:
+        """Linear layers with standard deviation 1/√fan_in, those that end a residual branch smaller with depth."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                scale = (2 * self.config.layers) ** -0.5 if name.endswith((".output", ".down")) else 1.0
+                nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for module in self.modules():
+            gates = getattr(module, "gates", None)
+            if isinstance(gates, nn.Linear):
+                # Small: at the start the biases alone set how much is forgotten and how fast is learned.
+                nn.init.normal_(gates.weight, std=0.1 * gates.in_features**-0.5)
+
+
+def map_state(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """Apply `fn` to every tensor of floating point in a state; the structure and the positions stay."""
+    if isinstance(state, Tensor):
+        return fn(state) if state.is_floating_point() else state
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        return type(state)(*(map_state(fn, getattr(state, f.name)) for f in dataclasses.fields(state)))
+    if isinstance(state, tuple):
+        parts = [map_state(fn, part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+def detach(state: Any) -> Any:
+    """The same state, cut from the autograd graph (truncated backpropagation)."""
+    return map_state(Tensor.detach, state)
