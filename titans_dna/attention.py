@@ -17,8 +17,8 @@ from torch import Tensor, nn
 class SlidingState(NamedTuple):
     """What a later call needs of the tokens before it.
 
-    The last window - 1 keys and values, not rotated, [b, s, h, d] (s is smaller near the start of the sequence), and those
-    of the prefix, [b, p, h, d].
+    Keys and values of the last window - 1 tokens, not rotated, [b, s, h, d] (s is smaller near the start of the
+    sequence), and those of the prefix, [b, p, h, d].
     """
 
     keys: Tensor
@@ -47,18 +47,20 @@ class SlidingAttention(nn.Module):
         """Attend from every token of `x` and return the state that continues the sequence.
 
         x: [b, t, width], t >= 1. state: what the call before returned; None starts a sequence.
-        prefix: [b or 1, p, width], normalised like x; only at the start of a sequence, for the state keeps it after that.
+        prefix: [b or 1, p, width], normalised like x; only at the start of a sequence, the state keeps it after that.
         Returns y [b, t, width] and the new state. Raises ValueError on a wrong shape, or a prefix given with a state.
         """
         self.project.check("x", x)
         if state is None:
-            nothing = x[:, :0]
-            none = self.project.keys_values(nothing)
+            none = self.project.keys_values(x[:, :0])
             state = SlidingState(*none, *(none if prefix is None else self.project.prefix(prefix, len(x))))
         elif prefix is not None:
             raise ValueError(f"prefix: got {list(prefix.shape)} beside a state, want None: the state holds the prefix")
-        elif len(state.keys) != len(x):
-            raise ValueError(f"state: got {len(state.keys)} batch rows, want {len(x)} as in x")
+        if len(state.keys) != len(x) or state.keys.shape[1] >= self.window:
+            raise ValueError(
+                f"state: got {state.keys.shape[1]} tokens in {len(state.keys)} batch rows, "
+                f"want at most {self.window - 1} (window {self.window}) in {len(x)}, as in x"
+            )
         k, v = self.project.keys_values(x)
         keys, values = torch.cat([state.keys, k], dim=1), torch.cat([state.values, v], dim=1)
         y = self._attend(self.project.queries(x), keys, values, state)
@@ -103,10 +105,10 @@ class SegmentState(NamedTuple):
 
 
 class SegmentAttention(nn.Module):
-    """Attention inside one segment of MAC, over [prefix, h, x] (arXiv 2501.00663, eq. 22), with queries from x only.
+    """Attention inside one segment of MAC, over [prefix, h, x] (arXiv 2501.00663, eqs. 22-23), queries from x only.
 
-    h_j, what the memory returned for token j, is a function of token j, so token i sees h_j and x_j for j <= i, and every
-    prefix token. h_j and x_j are both rotated by j, the position inside the segment. `width` / `heads` must be even.
+    h_j, what the memory returned for token j, is a function of token j, so token i sees h_j and x_j for j <= i, and all
+    prefix tokens. h_j and x_j are both rotated by j, the position inside the segment. `width` / `heads` must be even.
     """
 
     def __init__(self, width: int, heads: int, segment: int, rope_base: float = 10000.0) -> None:
@@ -177,10 +179,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scores: Tensor, pr
     """One softmax over the prefix and the keys: [..., c, h, d] from q [..., c, h, d], k and v [..., s, h, d],
     visible [c, s], scores of the prefix [..., c, h, p] and its values [..., p, h, d].
 
-    q and k are rotated and the prefix's scores are not, so the two cannot come from one product as they stand. The scores
-    of the prefix ride along as p more features of the query, and the prefix's keys are one-hot vectors that each pick one
-    out; then a single fused call does everything and no [c, s] matrix is stored. Features are added by eights, as GPU
-    kernels want them, and to the values too, as the fused CPU kernel wants one width.
+    q and k are rotated and the prefix's scores are not, so the two cannot come from one product as they stand. The
+    scores of the prefix ride along as p more features of the query, and the prefix's keys are one-hot vectors that each
+    pick one out; then a single fused call does everything and no matrix of scores is stored. Features are added by
+    eights, as GPU kernels want them, and to the values too, as the fused CPU kernel wants one width.
     """
     *batch, _, h, d = q.shape
     p = scores.shape[-1]
