@@ -39,8 +39,11 @@ class TitansDNA(nn.Module):
         self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self._initialise()
+        self.logit_scale = 1.0
         if config.tie_embeddings:
+            # Embeddings of unit variance, so that the residual stream starts with the token; logits of unit variance.
             self.head.weight = self.embedding.weight
+            self.logit_scale = config.width**-0.5
 
     def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None) -> Output:
         """ids: whole numbers [b, t], t >= 1, below vocab_size. state: what the call before returned; None is a fresh start.
@@ -63,7 +66,7 @@ class TitansDNA(nn.Module):
                 x, new = block(x, before)
             after.append(new)
         hidden = self.norm(x)
-        return Output(hidden, self.head(hidden), tuple(after))
+        return Output(hidden, self.head(hidden) * self.logit_scale, tuple(after))
 
     def parameter_count(self) -> int:
         """Number of learned values, a tied embedding counted once."""
@@ -75,7 +78,7 @@ class TitansDNA(nn.Module):
             if isinstance(module, nn.Linear):
                 scale = (2 * self.config.layers) ** -0.5 if name.endswith((".output", ".down")) else 1.0
                 nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight)
         for module in self.modules():
             gates = getattr(module, "gates", None)
             if isinstance(gates, nn.Linear):

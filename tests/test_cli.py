@@ -1,0 +1,144 @@
+"""The command line: help, configuration files, and one clear line for each kind of bad input."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from titans_dna.cli import main
+
+GENOME = ">one\n" + "ACGTTGCA" * 100 + "\n>two\n" + "GATTACAT" * 100 + "\n"
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(one) for one in arguments])
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "genome.fa": GENOME,
+        "other.fa": GENOME.replace("GATT", "CATT"),
+        "empty.fa": "",
+        "bare.fa": ">one\n\n",
+        "protein.fa": ">p\nMKVLAAGIVGLLLAQPEFW\n",
+        "contig.bed": "three\t0\t100\n",
+        "past.bed": "one\t0\t801\n",
+        "key.yaml": "fasta: [genome.fa]\nstepz: 3\n",
+        "field.yaml": "fasta: [genome.fa]\nmodel: {widht: 3}\n",
+        "type.yaml": "fasta: [genome.fa]\nsteps: many\n",
+        "text.yaml": "fasta: genome.fa\n",
+        "broken.yaml": "fasta: [genome.fa\n",
+        "list.yaml": "- 1\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+BASE = "--fasta genome.fa --preset tiny --context 64 --steps 2"
+BAD = {
+    "no fasta": ("", "--fasta: got none"),
+    "no such fasta": ("--fasta nope.fa", "nope.fa: no such file"),
+    "directory": ("--fasta .", "directory"),
+    "empty fasta": ("--fasta empty.fa", "empty.fa: empty file"),
+    "no bases": ("--fasta bare.fa", "bare.fa: 1 record(s) but no bases"),
+    "protein": ("--fasta protein.fa", "protein.fa: not a nucleotide sequence"),
+    "bed contig": (f"{BASE} --bed contig.bed", "contig.bed: line 1: contig 'three' is not in genome.fa"),
+    "past the end": (f"{BASE} --bed past.bed", "past.bed: line 1: interval one:0-801"),
+    "no bed": (f"{BASE} --bed nope.bed", "nope.bed: no such file"),
+    "context": ("--fasta genome.fa --context 801", "--context: got 801 bases, want at most 800"),
+    "unknown key": ("--config key.yaml", "stepz"),
+    "unknown field": ("--config field.yaml", "model.widht"),
+    "wrong type": ("--config type.yaml", "--steps: got many, want int"),
+    "text for a list": ("--config text.yaml", "text.yaml: fasta: got 'genome.fa', want a list"),
+    "broken yaml": ("--config broken.yaml", "expected ',' or ']'"),
+    "no mapping": ("--config list.yaml", "- 1"),
+    "no config": ("--config nope.yaml", "nope.yaml"),
+    "unknown flag": (f"{BASE} --stepz 3", "--stepz"),
+    "wrong flag type": (f"{BASE} --lr fast", "--lr: got fast, want float"),
+    "variant": (f"{BASE} --variant foo", "--variant: got foo, want one of"),
+    "preset": ("--fasta genome.fa --preset huge", "preset: got 'huge', want one of tiny"),
+    "range": (f"{BASE} --batch_size 0", "--batch_size: got 0, want at least 1"),
+    "model range": (f"{BASE} --model.heads 3", "heads: got 3"),
+    "lane": (f"{BASE} --lane 100", "--lane: got 100, want a multiple of --context (64)"),
+    "tokenizer": (f"{BASE} --tokenizer words", "tokenizer: got 'words'"),
+    "resume nothing": (f"{BASE} --resume", "--resume: out holds no run to resume"),
+    "contig split": (f"{BASE} --split contig --valid_contigs three", "'three'"),
+    "bed split": (f"{BASE} --split bed", "--bed: got none"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(files, capsys, name):
+    arguments, message = BAD[name]
+    before = sorted(path.name for path in files.iterdir())
+    status, out, err = call(capsys, "pretrain", "--out", "out", *arguments.split())
+    assert status == 2
+    assert not out
+    assert err.startswith("titans-dna: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(path.name for path in files.iterdir()) == before
+
+
+def test_a_run_directory_is_guarded(files, capsys):
+    base = ["pretrain", *BASE.split(), "--valid_bases", "100", "--threads", "1", "--accelerator", "cpu"]
+    assert call(capsys, *base, "--out", "run")[0] == 0
+    kept = {path.name: path.read_bytes() for path in (files / "run").iterdir() if path.is_file()}
+    (files / "file").write_text("")
+    for out, extra, message in (
+        ("run", "", "--out: run holds another run"),
+        ("file", "", "--out: file is a file"),
+        ("file/below", "", "file/below"),
+        ("run", "--resume --steps 3", "--resume: --steps: got 3, but the run to resume has 2"),
+        ("run", "--resume --model.layers 1", "--resume: --model.layers: got 1, but the run to resume has 2"),
+        ("run", "--resume --fasta other.fa", "--resume: the fingerprint of the data is not that of the run"),
+    ):
+        status, _, err = call(capsys, *(["pretrain"] if "--resume" in extra else base), "--out", out, *extra.split())
+        assert (status, err.count("\n")) == (2, 1)
+        assert message in err
+    assert {path.name: path.read_bytes() for path in (files / "run").iterdir() if path.is_file()} == kept
+    (files / "run" / "checkpoint.pt").write_bytes(kept["checkpoint.pt"][:5000])
+    status, _, err = call(capsys, "pretrain", "--resume", "--out", "run")
+    assert (status, err) == (2, "titans-dna: error: run/checkpoint.pt: truncated or damaged checkpoint\n")
+
+
+def test_print_config_is_a_config(files, capsys):
+    status, out, _ = call(
+        capsys, "pretrain", *BASE.split(), "--model.layers", "3", "--variant", "mag", "--print_config"
+    )
+    assert status == 0
+    values = yaml.safe_load(out)
+    assert values["fasta"] == ["genome.fa"]
+    assert (values["model"]["layers"], values["model"]["width"]) == (3, 32)  # one given, one of the preset
+    (files / "printed.yaml").write_text(out)
+    again = call(capsys, "pretrain", "--config", "printed.yaml", "--steps", "7", "--print_config")[1]
+    assert yaml.safe_load(again) == {**values, "steps": 7}
+
+
+def test_help_names_units_and_defaults(capsys):
+    status, out, _ = call(capsys, "pretrain", "--help")
+    text = " ".join(out.split())
+    assert status == 0
+    for words in (
+        "Sequence data", "Training", "Bases of a training window. (type: int, default: 1024)", "--model.memory_depth",
+        "0-based half-open", "minutes",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_help_needs_neither_torch_nor_lightning():
+    code = (
+        "import sys\n"
+        "from titans_dna.cli import main\n"
+        "try:\n    main(['pretrain', '--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'lightning', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

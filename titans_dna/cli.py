@@ -1,0 +1,177 @@
+"""The command line: one plain function per verb."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import jsonargparse
+import yaml
+from docstring_parser import parse_from_object
+
+from titans_dna.config import TitansConfig
+from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, PretrainOptions, RunOptions
+
+PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
+VOCABULARY = "vocab_size"  # the tokeniser's
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `titans-dna` with these arguments, by default the process's; ends with SystemExit.
+
+    Exit status: 0 done, 1 the run had to stop, 2 wrong input (one line on stderr), 130 and 143 interrupted and saved.
+    """
+    try:
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+    except (ValueError, OSError, ArgumentError, yaml.YAMLError) as error:
+        print(f"titans-dna: error: {_one_line(error)}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("titans-dna: stopped at once; the last checkpoint stands", file=sys.stderr)
+        status = 130
+    raise SystemExit(status)
+
+
+def pretrain(options: PretrainOptions, resume: bool) -> int:
+    """Train a Titans model on genome files; returns the exit status."""
+    from titans_dna.training import pretrain as training
+
+    result = training.pretrain(options, resume=resume)
+    again = f"titans-dna pretrain --resume --out {result.directory}"
+    if result.outcome == "interrupted":
+        print(f"interrupted and saved at step {result.step:,}; continue with: {again}", file=sys.stderr)
+        return 128 + (result.signal or 2)
+    if result.best_markov is None:
+        return 0
+    print(f"run: {result.directory}")
+    print(
+        f"held-out bits per base: {result.bits_per_base:.4f}; "
+        f"best Markov model: {result.best_markov.bits_per_base:.4f} (order {result.best_markov.order})"
+    )
+    print(f"loss plot: {result.directory / 'loss.png'}")
+    if result.outcome == "out of time":
+        print(f"out of time at step {result.step:,}, saved; continue with: {again}")
+    if result.outcome == "diverged":
+        print(
+            f"titans-dna: stopped at step {result.step:,}: loss or gradient was not finite for many steps in a row. "
+            "All is saved, with the weights of the last good step; try a lower --lr, a longer --warmup, a smaller "
+            "--model.theta_max or --precision 32",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _run(arguments: list[str]) -> int:
+    # Twice: the preset (or the run to resume) gives the defaults that the other flags and files then change.
+    _check_lists(arguments)
+    first = _parser({}).parse_args([one for one in arguments if not one.startswith("--print_config")]).pretrain
+    defaults = _run_defaults(first) if first.resume else _preset_defaults(first.preset)
+    values = _parser(defaults).parse_args(arguments).pretrain
+    return pretrain(_options(values), values.resume)
+
+
+def _check_lists(arguments: list[str]) -> None:
+    """A YAML text where a list belongs would else end in an obscure message."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        path = Path(flag.removeprefix("--config=") if flag.startswith("--config=") else value)
+        if flag.split("=")[0] == "--config" and path.is_file():
+            values = yaml.safe_load(path.read_text())
+            for name in ("fasta", "valid_contigs") if isinstance(values, dict) else ():
+                if name in values and not isinstance(values[name], list):
+                    raise ValueError(f"{path}: {name}: got {values[name]!r}, want a list, such as [{values[name]}]")
+
+
+def _preset_defaults(name: str) -> dict[str, Any]:
+    return {
+        f"model.{field}": value for field, value in TitansConfig.preset(name).to_dict().items() if field != VOCABULARY
+    }
+
+
+def _run_defaults(values: jsonargparse.Namespace) -> dict[str, Any]:
+    from titans_dna.training.pretrain import read_run
+
+    saved = read_run(Path(values.out))
+    model = saved.pop("model", None) or {}
+    return {**saved, **{f"model.{field}": value for field, value in model.items()}, "out": values.out}
+
+
+def _parser(defaults: dict[str, Any]) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(
+        prog="titans-dna",
+        description="Titans models on DNA: neural memory that learns while it reads.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"titans-dna {version('titans-dna')}")
+    verbs = parser.add_subcommands(required=True)
+    verbs.add_subcommand("pretrain", _pretrain_parser(defaults), help="train a model on genome files")
+    return parser
+
+
+def _pretrain_parser(defaults: dict[str, Any]) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(
+        description="Train a Titans language model on genome files. Example: "
+        "titans-dna pretrain --fasta genome.fa --variant mac --out runs/first",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of options, named as the flags; later ones win")
+    for kind in PARTS:
+        _add_options(parser, kind, str(kind.__doc__))
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out; its own options are defaults")
+    _add_options(parser, TitansConfig, "Model fields, each in place of the preset's", prefix="model.", skip=VOCABULARY)
+    parser.set_defaults(defaults)
+    return parser
+
+
+def _add_options(
+    parser: jsonargparse.ArgumentParser, kind: type, title: str, prefix: str = "", skip: str | None = None
+) -> None:
+    """A group with one flag for each field of a dataclass, its docstring the help."""
+    group = parser.add_argument_group(title)
+    types = get_type_hints(kind)
+    helps = {one.arg_name: " ".join(str(one.description).split()) for one in parse_from_object(kind).params}
+    for field in dataclasses.fields(kind):
+        if field.name == skip:
+            continue
+        flag, text = f"--{prefix}{field.name}", helps[field.name].replace("%", "%%")
+        if types[field.name] == tuple[str, ...]:
+            group.add_argument(flag, nargs="+", type=str, default=[], help=text, metavar="NAME")
+        else:
+            group.add_argument(flag, type=types[field.name], default=field.default, help=text)
+
+
+def _options(values: jsonargparse.Namespace) -> PretrainOptions:
+    model = dict(vars(values.model))
+    if values.variant != "preset":
+        model["variant"] = values.variant
+    data, chosen, optimiser, run = (_part(kind, values) for kind in PARTS)
+    return PretrainOptions(data, chosen, TitansConfig.from_dict(model), optimiser, run)
+
+
+def _part(kind: type, values: jsonargparse.Namespace) -> Any:
+    given = {field.name: values[field.name] for field in dataclasses.fields(kind)}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    wrong = re.search(
+        r"Parser key \"(.+)\": Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+)\])\. Got value: (.*)", text
+    )
+    if wrong:
+        return f"--{wrong[1]}: got {wrong[4]}, want {wrong[2] or 'one of ' + wrong[3]}"
+    return text
+
+
+if __name__ == "__main__":
+    main()
