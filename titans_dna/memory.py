@@ -37,14 +37,38 @@ class NeuralMemory(nn.Module):
         self.convolution = CausalConv(3 * width, config.convolution) if config.convolution else None
         self.gates = nn.Linear(width, heads * (1 + config.momentum + config.forgetting))
         self.norm = HeadNorm(heads, config.head_width)
-        self.output_gate = nn.Linear(width, width, bias=False)
+        self.output_gate = nn.Linear(width, width)
         self.output = nn.Linear(width, width, bias=False)
         self.initial_memory = nn.ParameterList(
             torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in _widths(config)
         )
+        self.initialise(1.0)
+
+    @torch.no_grad()
+    def initialise(self, scale: float) -> None:
+        """Start as an associative memory of what follows what: the key of token t is the query of token t − 1, and what
+        comes out is what went in, times `scale`.
+
+        From random projections the match of keys and queries and the way of a value through the output are learned each
+        by way of the other, slowly; docs/stability.md has what this start brings.
+        """
+        config, width = self.config, self.config.width
+        query, key, value = self.qkv.weight.split(width)
+        for weight in (query, value):
+            nn.init.normal_(weight, std=width**-0.5)
+        key.copy_(query)
+        self.output.weight.copy_(value.T * scale)
+        nn.init.normal_(self.output_gate.weight, std=0.3 * width**-0.5)
+        nn.init.constant_(self.output_gate.bias, 1.28)  # SiLU(1.28) = 1
+        if self.convolution is not None and config.convolution > 1:
+            taps = self.convolution.weight
+            query, key, value = taps.split(width, dim=1)
+            query[0] = 0
+            key.copy_(query.roll(-1, dims=0))
+            value.mul_(0.3)[-1] += 1
         biases = [RATE_BIAS] + [DECAY_BIAS] * config.momentum + [FORGET_BIAS] * config.forgetting
-        with torch.no_grad():
-            self.gates.bias.copy_(torch.tensor(biases).repeat_interleave(heads))
+        nn.init.normal_(self.gates.weight, std=0.1 * width**-0.5)  # at the start the biases alone set the rates
+        self.gates.bias.copy_(torch.tensor(biases).repeat_interleave(config.heads))
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """x [b, t, width] → y [b, t, width], where y_t has seen the writes of tokens up to t, and the state after them."""

@@ -79,11 +79,8 @@ class TitansDNA(nn.Module):
                 scale = (2 * self.config.layers) ** -0.5 if name.endswith((".output", ".down")) else 1.0
                 nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
         nn.init.normal_(self.embedding.weight)
-        for module in self.modules():
-            gates = getattr(module, "gates", None)
-            if isinstance(gates, nn.Linear):
-                # Small: at the start the biases alone set how much is forgotten and how fast is learned.
-                nn.init.normal_(gates.weight, std=0.1 * gates.in_features**-0.5)
+        for block in self.blocks:
+            block.memory.initialise((2 * self.config.layers) ** -0.5)
 
 
 def map_state(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
