@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"titans-dna: error: {_one_line(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("titans-dna: stopped at once; the last checkpoint stands", file=sys.stderr)
+        print("titans-dna: stopped at once; what was saved before stands", file=sys.stderr)
         status = 130
     raise SystemExit(status)
 

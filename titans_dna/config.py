@@ -60,11 +60,12 @@ class TitansConfig:
     """Sliding attention window of mag and mal, in tokens, the token itself included."""
     max_norm: float = 4.0
     """Bound of memory and momentum at chunk ends: Frobenius norm at most max_norm * sqrt(head width); 0 is no bound."""
-    theta_max: float = 0.25
-    """Largest inner learning rate, in units of (1 - eta)."""
+    theta_max: float = 1.0
+    """Largest inner learning rate, in units of (1 - eta) / (2 chunk): 1 keeps the whole chunk's step on one key at most 1,
+    from 2 on it overshoots."""
     dropout: float = 0.0
     """Dropout on each residual branch while training, 0 <= p < 1."""
-    tie_embeddings: bool = True
+    tie_embeddings: bool = False
     """Share the embedding with the language-model head."""
     rope_base: float = 10000.0
     """Base of the rotary position angles of the attention."""

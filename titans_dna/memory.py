@@ -13,8 +13,10 @@ from titans_dna.config import TitansConfig
 from titans_dna.layers import CausalConv, HeadNorm
 from titans_kernels import MemoryState, memory_scan
 
-FORGET_BIAS, DECAY_BIAS, RATE_BIAS = -5.0, 0.0, 0.0
-"""Biases of the gates at the start: forget 0.7 % a token, halve the momentum, half of the largest inner learning rate."""
+FORGET_BIAS = (-7.0, -10.0)
+"""Bias of the forget gate at the start, from the first head to the last: half forgotten in 760 to 15,000 tokens."""
+DECAY_BIAS, RATE_BIAS = 0.0, 0.0
+"""Biases of momentum decay and inner learning rate: half the momentum stays, half of the largest rate."""
 
 
 class NeuralMemoryState(NamedTuple):
@@ -42,6 +44,7 @@ class NeuralMemory(nn.Module):
         self.initial_memory = nn.ParameterList(
             torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in _widths(config)
         )
+        self.initial_memory[-1].data.mul_(0.03)  # so that what is written soon outweighs what was drawn
         self.initialise(1.0)
 
     @torch.no_grad()
@@ -66,9 +69,11 @@ class NeuralMemory(nn.Module):
             query[0] = 0
             key.copy_(query.roll(-1, dims=0))
             value.mul_(0.3)[-1] += 1
-        biases = [RATE_BIAS] + [DECAY_BIAS] * config.momentum + [FORGET_BIAS] * config.forgetting
         nn.init.normal_(self.gates.weight, std=0.1 * width**-0.5)  # at the start the biases alone set the rates
-        self.gates.bias.copy_(torch.tensor(biases).repeat_interleave(config.heads))
+        even = torch.ones(config.heads)
+        biases = [RATE_BIAS * even] + [DECAY_BIAS * even] * config.momentum
+        biases += [torch.linspace(*FORGET_BIAS, config.heads)] * config.forgetting
+        self.gates.bias.copy_(torch.cat(biases))
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """x [b, t, width] → y [b, t, width], where y_t has seen the writes of tokens up to t, and the state after them."""
@@ -111,13 +116,17 @@ class NeuralMemory(nn.Module):
         return gates, gates[:, -1:]
 
     def _gates(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """α, η in [0, 1] and θ in [0, theta_max (1 − η)], each [b, n, heads], float32: the model's own stable range."""
+        """α, η in [0, 1] and θ in [0, theta_max (1 − η) / (2 chunk)], each [b, n, heads], float32.
+
+        A chunk takes all its steps from one anchor. On n equal unit keys they sum up to Σ 2θ / (1 − η), and past 1 the
+        memory overshoots, past 2 it diverges and so do the gradients: hence the range (docs/stability.md).
+        """
         with torch.autocast(raw.device.type, enabled=False):
             precise = raw.to(torch.promote_types(raw.dtype, torch.float32)).sigmoid()
             theta, *rest = precise.unflatten(-1, (-1, self.config.heads)).unbind(-2)
             eta = rest.pop(0) if self.config.momentum else torch.zeros_like(theta)
             alpha = rest.pop(0) if self.config.forgetting else torch.zeros_like(theta)
-            return alpha, eta, theta * (1 - eta) * self.config.theta_max
+            return alpha, eta, theta * (1 - eta) * (self.config.theta_max / (2 * self.config.chunk))
 
 
 class MemoryReader(nn.Module):
@@ -150,9 +159,10 @@ class MemoryReader(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Unit Euclidean length along the last axis, zero staying zero, in x's dtype."""
+    """Unit Euclidean length along the last axis, in x's dtype; vectors much shorter than 0.1 stay short, so that the
+    gradient at zero (the key of a sequence's first token) stays small."""
     precise = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.normalize(precise, dim=-1, eps=1e-6).to(x.dtype)
+    return (precise * torch.rsqrt(precise.square().sum(-1, keepdim=True) + 1e-2)).to(x.dtype)
 
 
 def _widths(config: TitansConfig) -> list[tuple[int, int]]:

@@ -41,9 +41,10 @@ class TitansDNA(nn.Module):
         self._initialise()
         self.logit_scale = 1.0
         if config.tie_embeddings:
-            # Embeddings of unit variance, so that the residual stream starts with the token; logits of unit variance.
+            # The embedding has unit variance, and the residual stream still holds the last token's: without the scale
+            # the model would begin by being sure that every token repeats.
             self.head.weight = self.embedding.weight
-            self.logit_scale = config.width**-0.5
+            self.logit_scale = 1 / config.width
 
     def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None) -> Output:
         """ids: whole numbers [b, t], t >= 1, below vocab_size. state: what the call before returned; None is a fresh start.
@@ -79,6 +80,7 @@ class TitansDNA(nn.Module):
                 scale = (2 * self.config.layers) ** -0.5 if name.endswith((".output", ".down")) else 1.0
                 nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
         nn.init.normal_(self.embedding.weight)
+        nn.init.normal_(self.head.weight, std=0.1 * self.config.width**-0.5)
         for block in self.blocks:
             block.memory.initialise((2 * self.config.layers) ** -0.5)
 

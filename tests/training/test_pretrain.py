@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,18 @@ def test_the_written_configuration_repeats_the_run(whole, tmp_path):
     first = whole(WINDOWS)
     assert run(f"pretrain --config {first / 'run.yaml'}", tmp_path / "again") == 0
     assert timeless(tmp_path / "again") == timeless(first)
+
+
+def test_a_run_killed_while_it_reports_is_completed(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole(WINDOWS), out)
+    lost = ["model.safetensors", "markov.csv", "loss.png", "README.md"]
+    for name in lost:
+        (out / name).unlink()
+    assert run("pretrain --resume", out) == 0
+    for name in lost[:2]:
+        assert (out / name).read_bytes() == (whole(WINDOWS) / name).read_bytes()
+    assert all((out / name).exists() for name in lost)
 
 
 def test_length_warm_up_keeps_the_bases_of_a_step(tmp_path, capsys):

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from titans_dna.config import TitansConfig, preset_names
 
+EMBEDDED = ("lambda",)
+"""Genomes that ship with the package, by name."""
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -233,8 +236,8 @@ def _check_range(name: str, value: Any) -> None:
 
 
 def _absolute(name: str) -> str:
-    # `lambda`, `nucleotide` and their like are names, not files.
-    return str(Path(name).absolute()) if Path(name).is_file() else name
+    # `nucleotide` and its like are names, not files.
+    return str(Path(name).absolute()) if name not in EMBEDDED and Path(name).is_file() else name
 
 
 def _plain(part: Any) -> dict[str, Any]:

@@ -22,9 +22,7 @@ from titans_dna.data.intervals import (
 )
 from titans_dna.data.sampler import LengthWarmup, Plan, validation_plans
 from titans_dna.data.tokenizer import Tokenizer, make_tokenizer
-from titans_dna.training.options import DataOptions, PretrainOptions
-
-EMBEDDED = ("lambda",)
+from titans_dna.training.options import EMBEDDED, DataOptions, PretrainOptions
 
 
 class Source(NamedTuple):
