@@ -1,7 +1,8 @@
 """The chunk form of the memory in PyTorch: any depth, any device; the path of machines without a GPU.
 
 The sequence is cut at the chunk borders into spans: a partial chunk up to the first border, groups of whole chunks, a
-partial chunk after the last one. Each span is checkpointed, so that its weights per chunk live only while it runs.
+partial chunk after the last one. The state at the start of each span is all that is kept; the backward runs a span
+forward again, then in reverse, so that the weights of single chunks live only while their span runs.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
-from .coefficients import Coefficients, chunk_coefficients, token_coefficients
-from .state import MemoryState, bound
+from .chunked_backward import reverse_span
+from .chunked_forward import Shares, read_span, span_shares, write_span
+from .state import MemoryState
 
-GROUP_TOKENS = 512
-"""Tokens of a group of whole chunks. A state is kept for each group, and a group is recomputed in the backward."""
-
-Weights = tuple[Tensor, ...]
+CACHE_BYTES = 2**24
+"""What a span works on stays below this where it can: it is passed over again and again."""
+STATE_BYTES = 2**26
+"""The states of a span's chunks stay below this, however short a chunk is."""
 
 
 def chunked_scan(
@@ -36,163 +37,162 @@ def chunked_scan(
     max_norm: float | None,
 ) -> tuple[Tensor, MemoryState]:
     """q, k [b, t, h, d]; v [b, t, h, e]; gates [b, t, h] or, one a chunk, [b, n, h]; all rows at one position."""
-    t, start = q.shape[1], int(state.position[0])
-    per_chunk = alpha.shape[1] != t
-    weights = (state.memory, state.momentum, state.anchor)
-    heads = [tuple(w.flatten(0, 1) for w in group) for group in weights]
-    wants_grad = torch.is_grad_enabled() and any(
-        x.requires_grad for x in (q, k, v, alpha, eta, theta, *(w for group in weights for w in group))
-    )
-    reads = []
-    for span in _spans(t, start, chunk):
-        tokens = slice(span.start, span.stop)
-        first = (start + span.start) // chunk
-        gates = slice(first, first + span.chunks) if per_chunk else tokens
-        arguments = (
-            *(x[:, tokens] for x in (q, k, v)),
-            *(x[:, gates] for x in (alpha, eta, theta)),
-            *heads,
-            span,
-            read,
-            max_norm,
-        )
-        if wants_grad:
-            y, *heads = checkpoint(_run_span, *arguments, use_reentrant=False, preserve_rng_state=False)
-        else:
-            y, *heads = _run_span(*arguments)
-        reads.append(y)
-    y = torch.cat(reads, dim=1) if len(reads) > 1 else reads[0]
-    rows = tuple(tuple(w.unflatten(0, (q.shape[0], -1)) for w in group) for group in heads)
-    return y, MemoryState(*rows, (state.position + t) % chunk)
+    b, t, depth, position = q.shape[0], q.shape[1], len(state.memory), int(state.position[0])
+    tied = all(m is a for m, a in zip(state.memory, state.anchor, strict=True))
+    spans = tuple(_spans(t, position, chunk, tied, _group(q, state, chunk)))
+    start = [torch.stack(pair, 2).flatten(0, 1) for pair in zip(state.memory, state.momentum, strict=True)]
+    anchor = [] if tied else [w.flatten(0, 1) for w in state.anchor]
+    tensors = (q, k, v, alpha, eta, theta, *start, *anchor)
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    y, *after = _Scan.apply(_Plan(spans, chunk, position, alpha.shape[1] != t, depth, read, max_norm, keep), *tensors)
+
+    memory, momentum = (tuple(w[:, i].unflatten(0, (b, -1)).contiguous() for w in after[:depth]) for i in (0, 1))
+    border = tuple(w.unflatten(0, (b, -1)) for w in after[depth:]) or state.anchor
+    return y, MemoryState(memory, momentum, memory if spans[-1].complete else border, (state.position + t) % chunk)
 
 
 class _Span(NamedTuple):
-    """Tokens start … stop of the call: `chunks` pieces of equal length, each ending at a chunk border if `complete`."""
+    """Tokens start … stop of the call: `chunks` pieces of equal length, each ending at a chunk border if `complete`.
+
+    If `tied`, the anchor of the first piece is the memory at its start, as it always is for the following ones.
+    """
 
     start: int
     stop: int
     chunks: int
     complete: bool
+    tied: bool
 
 
-def _spans(t: int, position: int, chunk: int) -> Iterator[_Span]:
+def _spans(t: int, position: int, chunk: int, tied: bool, group: int) -> Iterator[_Span]:
     done = 0
-    if position:
+    if position or not tied:
         done = min(chunk - position, t)
-        yield _Span(0, done, 1, position + done == chunk)
-    group = max(1, GROUP_TOKENS // chunk)
+        yield _Span(0, done, 1, position + done == chunk, tied)
     while t - done >= chunk:
         chunks = min(group, (t - done) // chunk)
-        yield _Span(done, done + chunks * chunk, chunks, True)
+        yield _Span(done, done + chunks * chunk, chunks, True, True)
         done += chunks * chunk
     if done < t:
-        yield _Span(done, t, 1, False)
+        yield _Span(done, t, 1, False, True)
 
 
-def _run_span(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    memory: Weights,
-    momentum: Weights,
-    anchor: Weights,
-    span: _Span,
-    read: str,
-    max_norm: float | None,
-) -> tuple[Tensor, Weights, Weights, Weights]:
-    """Coefficients of all chunks at once; the recurrence over chunks; the reads of all chunks at once.
-
-    Inside, r = b·h lanes lead: q, k, v [n, r, c, ·], weights [r, d_in, d_out].
-    """
-    rows, n, out_dtype = q.shape[0], span.chunks, v.dtype
-    q, k, v = (_by_chunk(x.to(memory[0].dtype), n) for x in (q, k, v))
-    c = q.shape[-2]
-    gates = [x.to(q.dtype) for x in (alpha, eta, theta)]
-    if gates[0].shape[1] == n and c > 1:
-        coefficients = chunk_coefficients(*(x.transpose(0, 1).flatten(1) for x in gates), c)
-    else:
-        coefficients = token_coefficients(*(_by_chunk(x[..., None], n).squeeze(-1) for x in gates))
-
-    starts, keys, errors = [], [], []
-    for i, piece in enumerate(zip(*coefficients, strict=True)):
-        a, delta = _surprise(k[i], v[i], anchor)
-        starts.append(anchor + momentum if read == "anchor" else memory + momentum)
-        keys.append(a)
-        errors.append(delta)
-        memory, momentum = _write(Coefficients(*piece), a, delta, memory, momentum)
-        if span.complete:
-            memory, momentum = (tuple(bound(w, max_norm) for w in group) for group in (memory, momentum))
-            anchor = memory
-
-    layers = [torch.stack(x) for x in (*zip(*starts, strict=True), *zip(*keys, strict=True), *zip(*errors, strict=True))]
-    depth = len(memory)
-    y = _read(q, coefficients, read, *(layers[i * depth : (i + 1) * depth] for i in range(4)))
-    y = y.unflatten(1, (rows, -1)).permute(1, 0, 3, 2, 4).flatten(1, 2)
-    return y.to(out_dtype), memory, momentum, anchor
+def _group(q: Tensor, state: MemoryState, chunk: int) -> int:
+    """Chunks of a span: few, so that what it works on fits a cache, but enough that the states kept, one a span, stay
+    below half of what q, k, v and y take."""
+    widths = [w.shape[-1] for w in state.memory]
+    lane = q.shape[0] * q.shape[2] * state.memory[0].element_size()
+    states = 2 * lane * sum(w.shape[-2] * w.shape[-1] for w in state.memory)
+    hidden = lane * chunk * max(widths)
+    passed = lane * chunk * 2 * (q.shape[-1] + widths[-1])
+    fits_cache = CACHE_BYTES // (8 * hidden + 2 * states)
+    keeps_little = min(-(-2 * states // passed), STATE_BYTES // states)
+    return max(1, fits_cache, keeps_little)
 
 
-def _by_chunk(x: Tensor, n: int) -> Tensor:
-    """[b, n·c, h, d] → [n, b·h, c, d]."""
-    return x.unflatten(1, (n, -1)).permute(1, 0, 3, 2, 4).flatten(1, 2).contiguous()
+class _Plan(NamedTuple):
+    spans: tuple[_Span, ...]
+    chunk: int
+    position: int
+    per_chunk: bool
+    depth: int
+    read: str
+    max_norm: float | None
+    keep: bool
+    """Whether a backward may follow."""
+
+    @property
+    def returns_border(self) -> bool:
+        """The anchor afterwards is neither the memory nor the incoming anchor, but lies between: a third output."""
+        return not self.spans[-1].complete and len(self.spans) > 1
+
+    def lanes(self, x: Tensor, span: _Span, dtype: torch.dtype) -> Tensor:
+        """[b, t, h, d] → the span's part, [n, b·h, c, d]."""
+        return _chunks_first(x, span).flatten(1, 2).to(dtype).contiguous()
+
+    def gates(self, x: Tensor, span: _Span) -> Tensor:
+        first = (self.position + span.start) // self.chunk
+        return x[:, first : first + span.chunks] if self.per_chunk else x[:, span.start : span.stop]
+
+    def shares(self, gates: list[Tensor], span: _Span, dtype: torch.dtype) -> Shares:
+        tokens = (span.stop - span.start) // span.chunks
+        alpha, eta, theta = (x.to(dtype) for x in gates)
+        return span_shares(alpha, eta, theta, span.chunks, tokens, self.read)
+
+    def bound(self, span: _Span) -> float | None:
+        return self.max_norm if span.complete else None
 
 
-def _surprise(k: Tensor, v: Tensor, anchor: Weights) -> tuple[Weights, Weights]:
-    """Inputs a_l and errors δ_l of each layer; the gradient of token j is the outer product a_j δ_jᵀ, never formed."""
-    inputs, slopes, x = [], [], k
-    for l, weight in enumerate(anchor):
-        inputs.append(x)
-        x = x @ weight
-        if l < len(anchor) - 1:
-            gate = torch.sigmoid(x)
-            activated = x * gate
-            slopes.append(gate + activated * (1 - gate))
-            x = activated
-    errors = [2 * (x - v)]
-    for weight, slope in zip(anchor[:0:-1], slopes[::-1], strict=True):
-        errors.append((errors[-1] @ weight.mT) * slope)
-    return tuple(inputs), tuple(errors[::-1])
+def _chunks_first(x: Tensor, span: _Span) -> Tensor:
+    """A view [n, b, h, c, d] of the span's part of [b, t, h, d]."""
+    return x[:, span.start : span.stop].unflatten(1, (span.chunks, -1)).permute(1, 0, 3, 2, 4)
 
 
-def _write(
-    share: Coefficients, inputs: Weights, errors: Weights, memory: Weights, momentum: Weights
-) -> tuple[Weights, Weights]:
-    """Memory and momentum after the chunk's last token."""
-    beta, f, m = (x[:, None, None] for x in (share.beta[:, -1], share.f[:, -1], share.m_end))
-    G, H = share.G[:, -1, :, None], share.H_end[:, :, None]
-    new_memory, new_momentum = [], []
-    for a, delta, W, S in zip(inputs, errors, memory, momentum, strict=True):
-        new_memory.append(beta * W + f * S - (a * G).mT @ delta)
-        new_momentum.append(m * S - (a * H).mT @ delta)
-    return tuple(new_memory), tuple(new_momentum)
+def _put(x: Tensor, into: Tensor, span: _Span) -> None:
+    """The inverse of `_Plan.lanes`."""
+    place = _chunks_first(into, span)
+    place.copy_(x.view(place.shape))
 
 
-def _read(
-    q: Tensor,
-    share: Coefficients,
-    read: str,
-    memory: list[Tensor],
-    momentum: list[Tensor],
-    inputs: list[Tensor],
-    errors: list[Tensor],
-) -> Tensor:
-    """Every token through its own memory, layer by layer, without forming it."""
-    beta, f, G = share.beta[..., None], share.f[..., None], share.G
-    if read == "before":
-        beta, f, G = F.pad(beta[..., :-1, :], (0, 0, 1, 0), value=1.0), _shift(f), _shift(G)
-    x = q
-    for l, (W, S, a, delta) in enumerate(zip(memory, momentum, inputs, errors, strict=True)):
-        if read == "anchor":
-            x = x @ W
-        else:
-            x = beta * (x @ W) + f * (x @ S) - ((x @ a.mT) * G) @ delta
-        if l < len(memory) - 1:
-            x = F.silu(x)
-    return x
+class _Scan(torch.autograd.Function):
+    """(plan, q, k, v, α, η, θ, [W ‖ S] of each layer, anchors unless tied) → y, [W ‖ S], and anchors on a border."""
 
+    @staticmethod
+    def forward(ctx, plan: _Plan, *tensors: Tensor):
+        (q, k, v, *gates), weights = tensors[:6], tensors[6:]
+        state, anchor = weights[: plan.depth], weights[plan.depth :]
+        y, start, kept = torch.empty_like(v, memory_format=torch.contiguous_format), state, []
+        for span in plan.spans:
+            start, dtype = state, state[0].dtype
+            kept += start if plan.keep else ()
+            shares = plan.shares([plan.gates(x, span) for x in gates], span, dtype)
+            queries, keys, values = (plan.lanes(x, span, dtype) for x in (q, k, v))
+            fixed = None if span.tied else anchor
+            layers = write_span(keys, values, shares, start, fixed, plan.bound(span))
+            _put(read_span(queries, shares, layers, fixed)[0], y, span)
+            state = [layer.end[-1].clone() for layer in layers]
+        if plan.keep:
+            ctx.plan = plan
+            ctx.save_for_backward(*tensors[:6], *anchor, *kept)
+        border = [w[:, 0].clone() for w in start] if plan.returns_border else []
+        return y, *state, *border
 
-def _shift(rows: Tensor) -> Tensor:
-    """Rows of token t − 1 in the place of t, zero for the first."""
-    return F.pad(rows[..., :-1, :], (0, 0, 1, 0))
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *d_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        with torch.autocast(d_outputs[0].device.type, enabled=False):  # whatever holds where backward is called
+            return _Scan._backward(ctx, *d_outputs)
+
+    @staticmethod
+    def _backward(ctx, *d_outputs: Tensor):
+        plan: _Plan = ctx.plan
+        d_y, d_after = d_outputs[0], d_outputs[1:]
+        saved = ctx.saved_tensors  # once: activation checkpointing allows no second look
+        (q, k, v, *gates), weights = saved[:6], saved[6:]
+        anchor = () if plan.spans[0].tied else weights[: plan.depth]
+        starts = weights[len(anchor) :]
+        d_state, d_border, d_anchor = list(d_after[: plan.depth]), d_after[plan.depth :], []
+        d_tokens = [torch.empty_like(x) for x in (q, k, v)]
+        d_gates = [torch.zeros_like(x) for x in gates]
+        for s in range(len(plan.spans) - 1, -1, -1):
+            span, start = plan.spans[s], starts[s * plan.depth : (s + 1) * plan.depth]
+            with torch.enable_grad():
+                leaves = [plan.gates(x, span).detach().requires_grad_() for x in gates]
+                attached = plan.shares(leaves, span, start[0].dtype)
+            shares = Shares(*(x.detach() for x in attached))
+            queries, keys, values, d_read = (plan.lanes(x, span, start[0].dtype) for x in (q, k, v, d_y))
+            fixed = None if span.tied else anchor
+            layers = write_span(keys, values, shares, start, fixed, plan.bound(span))
+            got = reverse_span(queries, shares, layers, fixed, d_read, d_state)
+
+            for x, into in zip(got.tokens, d_tokens, strict=True):
+                _put(x, into, span)
+            used = [(x, d) for x, d in zip(attached, got.shares, strict=True) if x.requires_grad]
+            d_leaves = torch.autograd.grad([x for x, _ in used], leaves, [d for _, d in used])
+            for x, into in zip(d_leaves, d_gates, strict=True):
+                plan.gates(into, span).add_(x)
+            d_state, d_anchor = got.start, got.anchor
+            if s == len(plan.spans) - 1:
+                for d, extra in zip(d_state, d_border, strict=False):
+                    d[:, 0] += extra
+        return None, *d_tokens, *d_gates, *d_state, *d_anchor

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class Coefficients(NamedTuple):
@@ -31,15 +30,40 @@ class Coefficients(NamedTuple):
 def token_coefficients(alpha: Tensor, eta: Tensor, theta: Tensor) -> Coefficients:
     """Coefficients for one gate value per token.
 
-    alpha, eta, theta: [..., c].
+    alpha, eta, theta: [..., c]. Blocks of 1, 2, 4, … tokens are joined in pairs: a token of the second block sees the
+    gradients of the first through the memory and the momentum that the first ends with. Nothing divides.
     """
-    keep = 1 - alpha
-    A, P = _DecayProducts.apply(keep), _DecayProducts.apply(eta)
-    beta = A[..., :, 0] * keep[..., :1]
-    m = P[..., :, 0] * eta[..., :1]
-    H = P * theta[..., None, :]
-    f, G = torch.einsum("...ti,...i->...t", A, m), A @ H
-    return Coefficients(beta, f, G, m[..., -1], H[..., -1, :])
+    c = alpha.shape[-1]
+    padding = (0, (1 << (c - 1).bit_length()) - c)  # to a power of two, with tokens that change nothing
+    keep, eta = (F.pad(x, padding, value=1.0)[..., None] for x in (1 - alpha, eta))
+    theta = F.pad(theta, padding)[..., None]
+    blocks = Coefficients(keep, eta, theta[..., None], eta, theta)
+    while blocks.beta.shape[-2] > 1:
+        blocks = _join(
+            Coefficients(*(x[..., 0::2, *rest] for x, rest in zip(blocks, _INNER, strict=True))),
+            Coefficients(*(x[..., 1::2, *rest] for x, rest in zip(blocks, _INNER, strict=True))),
+        )
+    beta, f, G, m, H = (x.squeeze(-1 - len(rest)) for x, rest in zip(blocks, _INNER, strict=True))
+    whole = (beta[..., :c], f[..., :c], G[..., :c, :c], m[..., -1], H[..., :c])
+    return Coefficients(*(_FlushSubnormal.apply(x) for x in whole))
+
+
+_INNER = ((slice(None),), (slice(None),), (slice(None), slice(None)), (slice(None),), (slice(None),))
+"""Axes that follow the axis of blocks in each of the coefficients; m has all its tokens until the end."""
+
+
+def _join(first: Coefficients, second: Coefficients) -> Coefficients:
+    beta, f, G, m, H = second
+    memory, momentum = first.G[..., -1:, :], first.H_end[..., None, :]  # at the end of the first block
+    corner = torch.addcmul(beta[..., None] * memory, f[..., None], momentum)
+    last = [x[..., -1:] for x in (first.beta, first.f, first.m_end)]
+    return Coefficients(
+        torch.cat([first.beta, beta * last[0]], -1),
+        torch.cat([first.f, beta * last[1] + f * last[2]], -1),
+        torch.cat([F.pad(first.G, (0, G.shape[-1])), torch.cat([corner, G], -1)], -2),
+        torch.cat([first.m_end, m * last[2]], -1),
+        torch.cat([first.H_end * m[..., -1:], H], -1),
+    )
 
 
 def chunk_coefficients(alpha: Tensor, eta: Tensor, theta: Tensor, c: int) -> Coefficients:
@@ -63,25 +87,16 @@ def _toeplitz(column: Tensor) -> Tensor:
     return F.pad(column, (c - 1, 0)).unfold(-1, c, 1).flip(-1)
 
 
-class _DecayProducts(torch.autograd.Function):
-    """gate [..., c] → P [..., c, c] lower triangular, P[t, j] = Π_{j<i≤t} gate_i, with ones on the diagonal.
+class _FlushSubnormal(torch.autograd.Function):
+    """Subnormal products cost a CPU a hundred times the time of an ordinary number, and mean nothing.
 
-    As P[t, j] = P[t, i] · gate_i · P[i−1, j] for j < i ≤ t, the gradient is a matrix product and needs no quotient.
+    The gradient passes unchanged: a product of exactly zero has one.
     """
 
     @staticmethod
-    def forward(ctx, gate: Tensor) -> Tensor:
-        c = gate.shape[-1]
-        below = torch.ones(c, c, dtype=torch.bool, device=gate.device).tril(-1)
-        P = torch.where(below, gate[..., :, None], 1).cumprod(-2).tril_()
-        # Subnormal products cost a CPU a hundred times the time of an ordinary number, and mean nothing.
-        P.masked_fill_(P.abs() < torch.finfo(P.dtype).tiny, 0)
-        ctx.save_for_backward(P)
-        return P
+    def forward(ctx, x: Tensor) -> Tensor:
+        return F.hardshrink(x, torch.finfo(x.dtype).tiny)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (P,) = ctx.saved_tensors
-        before = F.pad(P[..., :-1, :], (0, 0, 1, 0))
-        return torch.einsum("...ij,...ij->...i", before, P.mT @ grad.tril())
+    def backward(ctx, *grads: Tensor) -> Tensor:
+        return grads[0]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 from titans_kernels import MemoryState, chunked, memory_scan
 
@@ -118,6 +119,23 @@ def test_one_gradient_alone_and_twice():
         loss = after.momentum[0].square().sum()
         wants.append([torch.autograd.grad(loss, x["k"], retain_graph=True)[0] for _ in range(2)])
     assert_same([*wants[1], *wants[2]], [*wants[0], *wants[0]])
+
+
+def test_backward_inside_checkpointing_and_autocast():
+    """Gradients depend neither on a checkpoint around the call nor on the autocast that backward is called under."""
+    x, memory = inputs(2, 21, 2, 2, dtype=torch.float32)
+    leaves = [*x.values(), *memory]
+
+    def loss(*tensors):
+        y, after = memory_scan(**dict(zip(x, tensors, strict=False)), memory=tensors[len(x) :], chunk=8)
+        return y.square().sum() + after.memory[0].square().sum()
+
+    want = torch.autograd.grad(loss(*leaves), leaves)
+    got = torch.autograd.grad(torch.utils.checkpoint.checkpoint(loss, *leaves, use_reentrant=False), leaves)
+    out = loss(*leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = torch.autograd.grad(out, leaves)
+    assert_same([*got, *inside], [*want, *want], tolerance=1e-6)
 
 
 def test_gates_that_vanish_within_a_chunk():
