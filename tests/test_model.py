@@ -62,7 +62,6 @@ def tensors(state):
 def test_any_cut_equals_the_whole(variant, change):
     model, ids = build(variant, **change), draw()
     whole = model(ids)
-    tensors = []
     cuts = [[16, 16, 43], [7, 1, 30, 37], [74, 1]]
     for pieces in [*cuts, [1] * TOKENS] if change in OTHERS[:3] else cuts:
         logits, state = stream(model, ids, pieces)

@@ -55,11 +55,11 @@ class Block(nn.Module):
     def remember(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, Tensor, NeuralMemoryState]:
         """Memory over [P, x]: what it returns at P (empty unless the sequence starts here), at x, and the state."""
         if state is not None:
-            y, state = self.memory(x, state)
-            return y[:, :0], y, state
+            y, after = self.memory(x, state)
+            return y[:, :0], y, after
         prefix = self.prefix(x)
-        y, state = self.memory(torch.cat([prefix, x], dim=1))
-        return y[:, : prefix.shape[1]], y[:, prefix.shape[1] :], state
+        y, after = self.memory(torch.cat([prefix, x], dim=1))
+        return y[:, : prefix.shape[1]], y[:, prefix.shape[1] :], after
 
 
 class LMMBlock(Block):
@@ -89,7 +89,7 @@ class MACBlock(Block):
         self.reader = MemoryReader(config)
         self.attention = SegmentAttention(config.width, config.heads, config.segment, config.rope_base)
         self.write_norm = RMSNorm(config.width)
-        self.gate = Gate(config.width)
+        self.gate = Gate(config.width, (2 * config.layers) ** -0.5)
 
     def mix(self, x: Tensor, state: MACState | None) -> tuple[Tensor, MACState]:
         if state is None:
@@ -126,7 +126,7 @@ class MAGBlock(Block):
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config)
         self.attention = SlidingAttention(config.width, config.heads, config.window, config.rope_base)
-        self.gate = Gate(config.width)
+        self.gate = Gate(config.width, (2 * config.layers) ** -0.5)
 
     def mix(self, x: Tensor, state: MAGState | None) -> tuple[Tensor, MAGState]:
         if state is None:
@@ -155,10 +155,12 @@ class MALBlock(Block):
 class Gate(nn.Module):
     """⊗ of the paper: each side normalised with its own learned vector, a sigmoid on the memory's side, product."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, scale: float) -> None:
+        """scale: length of the attention's learned vector at the start; the product ends a residual branch."""
         super().__init__()
         self.attention_norm = RMSNorm(width)
         self.memory_norm = RMSNorm(width)
+        nn.init.constant_(self.attention_norm.weight, scale)
 
     def forward(self, attention: Tensor, memory: Tensor) -> Tensor:
         """[b, t, width] twice → [b, t, width]."""

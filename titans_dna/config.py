@@ -89,7 +89,7 @@ class TitansConfig:
             raise ValueError(f"heads: got {self.heads}, want an even head width out of width {self.width}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}, want 0 <= dropout < 1")
-        if not 0 < self.theta_max:
+        if not self.theta_max > 0:
             raise ValueError(f"theta_max: got {self.theta_max}, want above 0")
 
     @property

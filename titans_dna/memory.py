@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from titans_kernels import MemoryState, memory_scan
 from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.layers import CausalConv, HeadNorm
-from titans_kernels import MemoryState, memory_scan
 
 FORGET_BIAS = (-7.0, -10.0)
 """Bias of the forget gate at the start, from the first head to the last: half forgotten in 760 to 15,000 tokens."""
@@ -168,4 +169,4 @@ def unit(x: Tensor) -> Tensor:
 def _widths(config: TitansConfig) -> list[tuple[int, int]]:
     hidden = [config.head_width * config.memory_expansion] * (config.memory_depth - 1)
     ends = [config.head_width, *hidden, config.head_width]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from titans_dna.blocks import build_block
 from titans_dna.config import TitansConfig
 from titans_dna.layers import RMSNorm
+from titans_dna.memory import NeuralMemory
 
 
 class Output(NamedTuple):
@@ -81,8 +82,8 @@ class TitansDNA(nn.Module):
                 nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
         nn.init.normal_(self.embedding.weight)
         nn.init.normal_(self.head.weight, std=0.1 * self.config.width**-0.5)
-        for block in self.blocks:
-            block.memory.initialise((2 * self.config.layers) ** -0.5)
+        for memory in (module for module in self.modules() if isinstance(module, NeuralMemory)):
+            memory.initialise((2 * self.config.layers) ** -0.5)
 
 
 def map_state(fn: Callable[[Tensor], Tensor], state: Any) -> Any:

@@ -32,9 +32,8 @@ class MemoryState:
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> MemoryState:
         """Apply `fn` to every weight tensor; the position stays."""
-        return MemoryState(
-            *(tuple(fn(w) for w in group) for group in (self.memory, self.momentum, self.anchor)), self.position
-        )
+        memory, momentum, anchor = (tuple(fn(w) for w in group) for group in (self.memory, self.momentum, self.anchor))
+        return MemoryState(memory, momentum, anchor, self.position)
 
     def detach(self) -> MemoryState:
         """The same state, cut from the autograd graph (truncated backpropagation)."""
@@ -48,9 +47,11 @@ class MemoryState:
 
 def concatenate(states: Sequence[MemoryState]) -> MemoryState:
     """Stack the rows of several states."""
-    groups = zip(*((s.memory, s.momentum, s.anchor) for s in states), strict=True)
-    joined = (tuple(torch.cat(layer) for layer in zip(*group, strict=True)) for group in groups)
-    return MemoryState(*joined, torch.cat([s.position for s in states]))
+    memory, momentum, anchor = (
+        tuple(torch.cat([getattr(s, name)[layer] for s in states]) for layer in range(len(states[0].memory)))
+        for name in ("memory", "momentum", "anchor")
+    )
+    return MemoryState(memory, momentum, anchor, torch.cat([s.position for s in states]))
 
 
 def bound(weight: Tensor, max_norm: float | None) -> Tensor:

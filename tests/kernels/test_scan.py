@@ -1,9 +1,10 @@
 """The chunk form against the token-by-token reference in float64: outputs, states and every gradient."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.utils.checkpoint
-
 from titans_kernels import MemoryState, chunked, memory_scan
 
 D, HIDDEN, V = 6, 10, 5
@@ -28,7 +29,7 @@ def inputs(b, t, h, depth, seed=0, gates="random", n=None, dtype=torch.float64):
     elif gates != "random":
         alpha, eta = (torch.full_like(x, value) for x, value in zip((alpha, eta), gates, strict=True))
     widths = WIDTHS[depth]
-    memory = [draw(h, i, o) / i**0.5 for i, o in zip(widths[:-1], widths[1:], strict=True)]
+    memory = [draw(h, i, o) / i**0.5 for i, o in pairwise(widths)]
     out = dict(q=q, k=k, v=draw(b, t, h, V), alpha=alpha, eta=eta, theta=theta)
     return {name: x.to(dtype).requires_grad_() for name, x in out.items()}, [
         w.to(dtype).requires_grad_() for w in memory
@@ -41,7 +42,7 @@ def random_state(b, h, depth, position, seed=5):
     groups = [
         tuple(
             (torch.randn(b, h, i, o, generator=g, dtype=torch.float64) / i**0.5 / scale).requires_grad_()
-            for i, o in zip(widths[:-1], widths[1:], strict=True)
+            for i, o in pairwise(widths)
         )
         for scale in (1, 4, 1)
     ]

@@ -1,0 +1,73 @@
+"""Configuration: validated, YAML both ways, presets from one place, sizes as documented."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from titans_dna.config import TitansConfig, preset_names
+from titans_dna.model import TitansDNA
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_yaml_round_trip(tmp_path):
+    config = TitansConfig.preset("small", variant="mag", gates="chunk", dropout=0.5)
+    config.to_yaml(tmp_path / "config.yaml")
+    assert TitansConfig.from_yaml(tmp_path / "config.yaml") == config
+    assert TitansConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"variant": "mat"}, "variant: got 'mat', want one of lmm, mac, mag, mal"),
+        ({"width": 12.5}, "width: got 12.5, want int"),
+        ({"width": "128"}, "width: got '128', want int"),
+        ({"momentum": 1}, "momentum: got 1, want bool"),
+        ({"heads": 3}, "heads: got 3"),
+        ({"memory_depth": 5}, "memory_depth: got 5, want 1 to 4"),
+        ({"chunk": 0}, "chunk: got 0, want at least 1"),
+        ({"dropout": 1.0}, "dropout: got 1.0"),
+        ({"theta_max": 0.0}, "theta_max: got 0.0"),
+        ({"max_norm": float("nan")}, "max_norm: got nan"),
+        ({"widht": 4}, "unknown key 'widht', want one of variant, vocab_size"),
+    ],
+)
+def test_wrong_values_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        TitansConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "width: {}\n"])
+def test_wrong_yaml(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"YAML|mapping|width"):
+        TitansConfig.from_yaml(tmp_path / "config.yaml")
+
+
+def test_whole_numbers_pass_as_numbers():
+    assert TitansConfig.from_dict({"dropout": 0, "max_norm": 2}).max_norm == 2.0
+
+
+def test_presets_have_one_source():
+    assert preset_names() == ["tiny", "small", "base", "large", "xl"]
+    assert {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")} == set(preset_names())
+    for name in preset_names():
+        values = yaml.safe_load((ROOT / "configs" / "model" / f"{name}.yaml").read_text())
+        assert values.items() <= TitansConfig.preset(name).to_dict().items()
+    with pytest.raises(ValueError, match="preset: got 'huge', want one of tiny, small"):
+        TitansConfig.preset("huge")
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("small", 0.4, 0.62), ("base", 5, 9), ("large", 150, 190), ("xl", 370, 450)]
+)
+def test_sizes_are_those_documented(name, low, high):
+    import torch
+
+    for variant in ("mac", "mag") if name in ("large", "xl") else ("lmm", "mac", "mag", "mal"):
+        with torch.device("meta"):
+            count = TitansDNA(TitansConfig.preset(name, variant=variant)).parameter_count() / 1e6
+        assert low < count < high, (variant, count)
+        assert f"| {name} | {variant} | {count:.2f} M |" in (ROOT / "docs" / "models.md").read_text()
