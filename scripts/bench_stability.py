@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from importlib import resources
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +58,8 @@ def bounded(options: argparse.Namespace) -> None:
 
 def sequences(options: argparse.Namespace) -> dict[str, torch.Tensor]:
     n, tokenizer = options.bases, NucleotideTokenizer()
-    path = "titans_dna/genomes/lambda.fa" if options.fasta == "lambda" else options.fasta
-    genome = open_genome(path)
+    path = resources.files("titans_dna") / "genomes" / "lambda.fa" if options.fasta == "lambda" else options.fasta
+    genome = open_genome(str(path))
     name, length = next(iter(genome.contigs.items()))
     real = genome.fetch(name, 0, min(n, length))
     texts = {"poly-A": b"A" * n, "CA repeat": (b"CA" * n)[:n], "N": b"N" * n, "real": (real * -(-n // len(real)))[:n]}

@@ -35,8 +35,13 @@ def files(tmp_path, monkeypatch):
         "text.yaml": "fasta: genome.fa\n",
         "broken.yaml": "fasta: [genome.fa\n",
         "list.yaml": "- 1\n",
+        "nothing.yaml": "",
+        "null.yaml": "fasta: [genome.fa]\nsteps:\n",
+        "model.yaml": "fasta: [genome.fa]\nmodel: 3\n",
+        "number.yaml": "fasta: [genome.fa]\nsplit: contig\nvalid_contigs: [1]\n",
     }.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     return tmp_path
 
 
@@ -56,15 +61,25 @@ BAD = {
     "unknown field": ("--config field.yaml", "model.widht"),
     "wrong type": ("--config type.yaml", "--steps: got many, want int"),
     "text for a list": ("--config text.yaml", "text.yaml: fasta: got 'genome.fa', want a list"),
-    "broken yaml": ("--config broken.yaml", "expected ',' or ']'"),
-    "no mapping": ("--config list.yaml", "- 1"),
+    "broken yaml": ("--config broken.yaml", "broken.yaml: not valid YAML: while parsing"),
+    "no text": ("--config bytes.yaml", "bytes.yaml: not valid YAML: 'utf-8' codec"),
+    "no mapping": ("--config list.yaml", "list.yaml: got [1], want options"),
+    "empty config": ("--config nothing.yaml", "nothing.yaml: got None, want options"),
+    "null": ("--config null.yaml", "--steps: got no value"),
+    "model no mapping": ("--config model.yaml", "model.yaml: model: got 3"),
+    "number for a name": ("--config number.yaml", 'number.yaml: valid_contigs: got 1, want text; quote it: "1"'),
+    "fasta twice": (f"{BASE} --fasta other.fa", "--fasta: got it 2 times"),
+    "contigs in vain": (f"{BASE} --valid_contigs two", "--valid_contigs: got them with --split blocks"),
+    "lr below min_lr": (f"{BASE} --lr 1e-4", "--min_lr: got 0.0002, want at most --lr (0.0001)"),
+    "no out": (f"{BASE} --out=", "--out: got '', want a directory"),
+    "empty name": ("--fasta=", "--fasta: got none"),
     "no config": ("--config nope.yaml", "nope.yaml"),
     "unknown flag": (f"{BASE} --stepz 3", "--stepz"),
     "wrong flag type": (f"{BASE} --lr fast", "--lr: got fast, want float"),
     "variant": (f"{BASE} --variant foo", "--variant: got foo, want one of"),
     "preset": ("--fasta genome.fa --preset huge", "preset: got 'huge', want one of tiny"),
     "range": (f"{BASE} --batch_size 0", "--batch_size: got 0, want at least 1"),
-    "model range": (f"{BASE} --model.heads 3", "heads: got 3"),
+    "model range": (f"{BASE} --model.heads 3", "--model.heads: got 3"),
     "lane": (f"{BASE} --lane 100", "--lane: got 100, want a multiple of --context (64)"),
     "tokenizer": (f"{BASE} --tokenizer words", "tokenizer: got 'words'"),
     "resume nothing": (f"{BASE} --resume", "--resume: out holds no run to resume"),
@@ -91,10 +106,18 @@ def test_a_run_directory_is_guarded(files, capsys):
     assert call(capsys, *base, "--out", "run")[0] == 0
     kept = {path.name: path.read_bytes() for path in (files / "run").iterdir() if path.is_file()}
     (files / "file").write_text("")
+    for name, change in (("own", {"foo": 1}), ("bare", {"model": None})):
+        (files / name).mkdir()
+        (files / name / "run.yaml").write_text(yaml.safe_dump({**yaml.safe_load(kept["run.yaml"]), **change}))
+    (files / "project").mkdir()
+    (files / "project" / "README.md").write_text("mine")
     for out, extra, message in (
         ("run", "", "--out: run holds another run"),
         ("file", "", "--out: file is a file"),
         ("file/below", "", "file/below"),
+        ("project", "", "--out: project/README.md would be overwritten"),
+        ("own", "--resume", "--resume: own: run.yaml is not as titans-dna pretrain wrote it"),
+        ("bare", "--resume", "--resume: bare: run.yaml is not as titans-dna pretrain wrote it"),
         ("run", "--resume --steps 3", "--resume: --steps: got 3, but the run to resume has 2"),
         ("run", "--resume --model.layers 1", "--resume: --model.layers: got 1, but the run to resume has 2"),
         ("run", "--resume --fasta other.fa", "--resume: the fingerprint of the data is not that of the run"),

@@ -19,6 +19,7 @@ from titans_dna.config import TitansConfig
 from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, PretrainOptions, RunOptions
 
 PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
+LISTS = ("fasta", "valid_contigs")
 VOCABULARY = "vocab_size"  # the tokeniser's
 
 
@@ -78,14 +79,33 @@ def _run(arguments: list[str]) -> int:
 
 
 def _check_lists(arguments: list[str]) -> None:
-    """A YAML text where a list belongs would else end in an obscure message."""
+    """The parser would keep only the last of two lists, and word what is wrong in a file obscurely."""
+    for name in LISTS:
+        times = sum(one.split("=")[0] == f"--{name}" for one in arguments)
+        if times > 1:
+            raise ValueError(f"--{name}: got it {times} times, want it once with all the names: --{name} A B")
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
         path = Path(flag.removeprefix("--config=") if flag.startswith("--config=") else value)
         if flag.split("=")[0] == "--config" and path.is_file():
-            values = yaml.safe_load(path.read_text())
-            for name in ("fasta", "valid_contigs") if isinstance(values, dict) else ():
-                if name in values and not isinstance(values[name], list):
-                    raise ValueError(f"{path}: {name}: got {values[name]!r}, want a list, such as [{values[name]}]")
+            _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got {values!r}, want options, such as steps: 100")
+    if not isinstance(values.get("model", {}), dict):
+        raise ValueError(f"{path}: model: got {values['model']!r}, want fields, such as {{layers: 2}}")
+    for name in LISTS:
+        got = values.get(name, [])
+        if not isinstance(got, list):
+            raise ValueError(f"{path}: {name}: got {got!r}, want a list, such as [{got}]")
+        for one in got:
+            if not isinstance(one, str):
+                raise ValueError(f'{path}: {name}: got {one!r}, want text; quote it: "{one}"')
 
 
 def _preset_defaults(name: str) -> dict[str, Any]:
@@ -98,7 +118,11 @@ def _run_defaults(values: jsonargparse.Namespace) -> dict[str, Any]:
     from titans_dna.training.pretrain import read_run
 
     saved = read_run(Path(values.out))
-    model = saved.pop("model", None) or {}
+    model = saved.pop("model", None)
+    options = {field.name for kind in PARTS for field in dataclasses.fields(kind)}
+    fields = {field.name for field in dataclasses.fields(TitansConfig)} - {VOCABULARY}
+    if not isinstance(model, dict) or not saved.keys() <= options or not model.keys() <= fields:
+        raise ValueError(f"--resume: {values.out}: run.yaml is not as titans-dna pretrain wrote it")
     return {**saved, **{f"model.{field}": value for field, value in model.items()}, "out": values.out}
 
 
@@ -153,11 +177,20 @@ def _options(values: jsonargparse.Namespace) -> PretrainOptions:
     if values.variant != "preset":
         model["variant"] = values.variant
     data, chosen, optimiser, run = (_part(kind, values) for kind in PARTS)
-    return PretrainOptions(data, chosen, TitansConfig.from_dict(model), optimiser, run)
+    try:
+        config = TitansConfig.from_dict(model)
+    except ValueError as error:
+        raise ValueError(f"--model.{error}") from None
+    return PretrainOptions(data, chosen, config, optimiser, run)
 
 
 def _part(kind: type, values: jsonargparse.Namespace) -> Any:
     given = {field.name: values[field.name] for field in dataclasses.fields(kind)}
+    empty = [
+        field.name for field in dataclasses.fields(kind) if given[field.name] is None and field.default is not None
+    ]
+    if empty:
+        raise ValueError(f"--{empty[0]}: got no value, want one")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 

@@ -88,7 +88,7 @@ class NeuralMemory(nn.Module):
         y, scan = memory_scan(
             unit(q),
             unit(k),
-            v,
+            unit(v),  # the read is normalised, so only directions count; long values drive a deep memory to its bound
             alpha=alpha,
             eta=eta,
             theta=theta,

@@ -129,7 +129,7 @@ class PretrainOptions:
     run: RunOptions
 
     def __post_init__(self) -> None:
-        if not self.data.fasta:
+        if not self.data.fasta or "" in self.data.fasta:
             raise ValueError("--fasta: got none, want at least one genome file, or lambda for the one that ships")
         if self.model.preset not in preset_names():
             raise ValueError(f"--preset: got {self.model.preset!r}, want one of {', '.join(preset_names())}")
@@ -140,6 +140,12 @@ class PretrainOptions:
             raise ValueError("--bed: got none, want a BED file with a split column for --split bed")
         if self.data.split == "contig" and not self.data.valid_contigs:
             raise ValueError("--valid_contigs: got none, want the contigs to hold out for --split contig")
+        if self.data.valid_contigs and self.data.split != "contig":
+            raise ValueError(f"--valid_contigs: got them with --split {self.data.split}, want --split contig")
+        if self.optimiser.min_lr > self.optimiser.lr:
+            raise ValueError(f"--min_lr: got {self.optimiser.min_lr}, want at most --lr ({self.optimiser.lr})")
+        if not self.run.out:
+            raise ValueError("--out: got '', want a directory")
         if self.data.split == "contig" and self.data.bed:
             raise ValueError("--bed: got it with --split contig, want one of the two")
         if self.data.lane and self.run.devices > 1:

@@ -23,11 +23,12 @@ from titans_dna.data.intervals import write_split
 from titans_dna.markov import MarkovRow
 from titans_dna.model import TitansDNA, map_state
 from titans_dna.training.interrupt import Interruption
+from titans_dna.training.metrics import FILE as METRICS
 from titans_dna.training.module import PretrainModule
 from titans_dna.training.options import PretrainOptions
 from titans_dna.training.plan import describe_plan
 from titans_dna.training.recorder import Outcome, Recorder
-from titans_dna.training.reports import held_out, plot_loss, write_card, write_markov
+from titans_dna.training.reports import CARD, MARKOV, PLOT, held_out, plot_loss, write_card, write_markov
 from titans_dna.training.run_checkpoint import FILE as CHECKPOINT
 from titans_dna.training.run_checkpoint import read_checkpoint, restore
 from titans_dna.training.source import Source, open_source
@@ -35,6 +36,8 @@ from titans_dna.training.validate import validate
 
 RUN = "run.yaml"
 DATA = "data.json"
+SPLIT = "split.bed"
+_WRITTEN = (DATA, SPLIT, METRICS, checkpoint.CONFIG, checkpoint.TOKENIZER, MARKOV, PLOT, CARD, "tensorboard")
 
 
 class RunResult(NamedTuple):
@@ -93,9 +96,15 @@ def _check_directory(directory: Path, options: PretrainOptions, resume: bool) ->
         return
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"--out: {directory} is a file, want a directory")
+    if not _is_first():
+        return
     held = [name for name in (RUN, CHECKPOINT, checkpoint.WEIGHTS) if (directory / name).exists()]
-    if held and _is_first():
+    if held:
         raise FileExistsError(f"--out: {directory} holds another run ({held[0]}); add --resume, or name another one")
+    # Somebody's own files, such as the README of a project.
+    kept = [name for name in _WRITTEN if (directory / name).exists()]
+    if kept:
+        raise FileExistsError(f"--out: {directory / kept[0]} would be overwritten, want a new or an empty directory")
 
 
 def read_run(directory: Path) -> dict[str, Any]:
@@ -173,7 +182,7 @@ def _open_directory(directory: Path, options: PretrainOptions, source: Source) -
         aside.write_text(f"# titans-dna {version('titans-dna')}, torch {torch.__version__}\n{text}")
     with replacing(directory / DATA) as aside:
         aside.write_text(json.dumps(source.describe(), indent=2) + "\n")
-    write_split(directory / "split.bed", source.split)
+    write_split(directory / SPLIT, source.split)
 
 
 def _train(
@@ -233,5 +242,5 @@ def _report(
     best = write_markov(directory, source)
     bits = held_out(directory)
     plot_loss(directory, best)
-    write_card(directory, options, source.describe(), module.model.parameter_count(), bits, best)
+    write_card(directory, options, source, module.model.parameter_count(), bits, best)
     return RunResult(directory, outcome, None, module.step, bits, best)

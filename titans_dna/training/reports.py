@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import Any
 
 from titans_dna.data.cache import replacing
 from titans_dna.markov import MarkovRow, markov_table
@@ -14,13 +13,13 @@ from titans_dna.training.metrics import read_metrics
 from titans_dna.training.options import PretrainOptions
 from titans_dna.training.source import Source
 
-PLOT = "loss.png"
+PLOT, CARD, MARKOV = "loss.png", "README.md", "markov.csv"
 
 
 def write_markov(directory: Path, source: Source) -> MarkovRow:
     """`markov.csv`: orders 0 to 12, fitted on the training split, on the validation targets; returns the best."""
     table = markov_table(source.train_letters(), source.valid_letters())
-    with replacing(directory / "markov.csv") as aside, open(aside, "w", newline="") as out:
+    with replacing(directory / MARKOV) as aside, open(aside, "w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(("order", "bits_per_base"))
         writer.writerows((row.order, repr(row.bits_per_base)) for row in table)
@@ -60,10 +59,11 @@ def _column(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[
 
 
 def write_card(
-    directory: Path, options: PretrainOptions, about: dict[str, Any], parameters: int, bits: float, best: MarkovRow
+    directory: Path, options: PretrainOptions, source: Source, parameters: int, bits: float, best: MarkovRow
 ) -> None:
     """`README.md`: what the model is, what it learned from, how good it is, how to use it."""
     rows = read_metrics(directory / METRICS)
+    about = source.describe()
     data, optimiser, config = options.data, options.optimiser, options.config
     skipped = sum(int(row["skipped"]) for row in rows)
     verdict = "below" if bits < best.bits_per_base else "not below"
@@ -80,7 +80,7 @@ A Titans language model of DNA (arXiv 2501.00663), variant {config.variant}, pre
 | steps | {len(rows):,} of {optimiser.steps:,}, {skipped} skipped as not finite |
 | bases seen | {sum(int(row["bases"]) for row in rows):,} |
 | training bases | {about["train_bases"]:,} |
-| held-out bases | {about["valid_bases"]:,} |
+| held-out bases | {about["valid_bases"]:,}, of which {source.valid_targets:,} are scored |
 | window | {data.context:,} bases{f", state carried over {data.lane:,}" if data.lane else ""} |
 | tokenizer | {data.tokenizer} |
 | data fingerprint | `{about["fingerprint"]}` |
@@ -89,13 +89,16 @@ The held-out figure is {verdict} the best Markov model's. It is for these bases 
 other genomes.
 
 ```python
+import torch
 import titans_dna
 
 model = titans_dna.load("{directory.name}")
+ids = torch.as_tensor(model.tokenizer.encode("ACGTACGT"))[None]
+logits = model(ids).logits  # [1, tokens, ids]: what comes after each token
 ```
 
 `run.yaml` repeats the run (`titans-dna pretrain --config run.yaml --out NEW`), `split.bed` says which bases were held
 out, `metrics.csv` and `loss.png` how it went, `markov.csv` what the Markov models of order 0 to 12 reach.
 """
-    with replacing(directory / "README.md") as aside:
+    with replacing(directory / CARD) as aside:
         aside.write_text(text)
