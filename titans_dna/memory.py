@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from titans_kernels import MemoryState, memory_scan
 from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.layers import CausalConv, HeadNorm
+from titans_kernels import MemoryState, memory_scan
 
 FORGET_BIAS = (-7.0, -10.0)
 """Bias of the forget gate at the start, from the first head to the last: half forgotten in 760 to 15,000 tokens."""

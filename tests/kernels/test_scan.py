@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.utils.checkpoint
+
 from titans_kernels import MemoryState, chunked, memory_scan
 
 D, HIDDEN, V = 6, 10, 5
