@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -65,7 +66,9 @@ def report(options: argparse.Namespace) -> None:
     if len(options.tokens) > 1:
         thousands = (options.tokens[-1] - options.tokens[0]) / 1024
         growth = {who: (found[-1] - found[0]) / thousands for who, found in peaks.items()}
-        print(f"\nGrowth per 1,024 tokens: ours {growth['ours']:.1f} MB, {peer} {growth['peer']:.1f} MB")
+        scan = [child("scan", tokens, options.threads)["peak"] for tokens in (options.tokens[0], options.tokens[-1])]
+        print(f"\nGrowth per 1,024 tokens: ours {growth['ours']:.1f} MB, {peer} {growth['peer']:.1f} MB;")
+        print(f"memory_scan alone, inputs and their gradients included: {(scan[1] - scan[0]) / thousands:.1f} MB")
 
 
 def child(who: str, tokens: int, threads: int) -> dict[str, float]:
@@ -75,15 +78,30 @@ def child(who: str, tokens: int, threads: int) -> dict[str, float]:
 
 def measure(who: str, tokens: int) -> dict[str, float]:
     torch.manual_seed(0)
-    layer = ours() if who == "ours" else theirs()
-    x = torch.randn(1, tokens, WIDTH, requires_grad=True)
+    run = scan(tokens) if who == "scan" else layer(ours() if who == "ours" else theirs(), tokens)
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        layer(x)[0].sum().backward()
+        run().sum().backward()
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
     return {"rate": tokens / min(seconds[1:]), "peak": peak}
+
+
+def layer(module: torch.nn.Module, tokens: int) -> Callable[[], torch.Tensor]:
+    x = torch.randn(1, tokens, WIDTH, requires_grad=True)
+    return lambda: module(x)[0]
+
+
+def scan(tokens: int) -> Callable[[], torch.Tensor]:
+    from titans_kernels import memory_scan
+
+    d = WIDTH // HEADS
+    q, k, v = (torch.randn(1, tokens, HEADS, d).div_(d**0.5).requires_grad_() for _ in range(3))
+    alpha, eta, theta = (torch.rand(1, tokens, HEADS).div_(CHUNK).requires_grad_() for _ in range(3))
+    shapes = ((HEADS, d, EXPANSION * d), (HEADS, EXPANSION * d, d))
+    memory = [torch.randn(shape).div_(d**0.5).requires_grad_() for shape in shapes]
+    return lambda: memory_scan(q, k, v, alpha=alpha, eta=eta, theta=theta, memory=memory, chunk=CHUNK, max_norm=32.0)[0]
 
 
 def ours() -> torch.nn.Module:
