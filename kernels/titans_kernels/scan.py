@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, NoReturn
@@ -46,14 +48,15 @@ def memory_scan(
     cu_seqlens: int [n + 1] with b = 1: n sequences packed end to end, 0 = cu_seqlens[0] <= … <= cu_seqlens[n] = t.
         Each gives exactly what it gives alone, and has its own row in the state. Gates per chunk are then laid end to
         end as well, each sequence with its own chunks.
-    backend: "reference" (token by token), "chunked" (PyTorch), or "auto".
+    backend: "reference" (token by token), "chunked" (PyTorch), "triton" (kernels, on a GPU or under Triton's
+        interpreter), or "auto": the kernels on a GPU, for what they support, else "chunked", saying why.
     max_norm: when given, M and S are scaled back, layer by layer, to this Frobenius norm at chunk ends when over it.
 
     Returns y [b, t, h, e] in v's dtype, and the state after the last token (float32, or float64 for float64 input).
     Raises ValueError naming the argument. Gradients flow to every tensor, the states included.
     """
-    path = _choose(backend)
     _check_tensors(q, k, v, memory)
+    backend = _choose(backend, q, k, v, memory, chunk)
     if chunk < 1:
         _fail("chunk", chunk, "at least 1")
     if read not in READS:
@@ -61,23 +64,33 @@ def memory_scan(
     if max_norm is not None and not max_norm > 0:
         _fail("max_norm", max_norm, "above 0, or None")
     b, t = q.shape[:2]
-    sequences = _cut(b, t, cu_seqlens)
+    rows = b if cu_seqlens is None else _packed_rows(b, cu_seqlens)
+    fresh = state is None
     if state is None:
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        state = MemoryState.initial([w.to(dtype) for w in memory], len(sequences))
-    _check_state(state, memory, len(sequences), chunk)
-
-    positions = state.position.tolist()
-    chunks = [-(-(p + s.length) // chunk) for p, s in zip(positions, sequences, strict=True)]
-    per_chunk = _check_gates(q, (alpha, eta, theta), chunks, packed=cu_seqlens is not None)
+        state = MemoryState.initial([w.to(dtype) for w in memory], rows)
+    gates = (alpha, eta, theta)
+    if torch.compiler.is_compiling() and backend == "triton":  # what follows reads the numbers in tensors
+        per_chunk = alpha.shape[1] != t
+    else:
+        sequences = _cut(b, t, cu_seqlens)
+        _check_state(state, memory, rows, chunk)
+        positions = state.position.tolist()
+        chunks = [-(-(p + s.length) // chunk) if s.length else 0 for p, s in zip(positions, sequences, strict=True)]
+        per_chunk = _check_gates(q, gates, chunks, packed=cu_seqlens is not None)
     with torch.autocast(q.device.type, enabled=False):
         if t == 0:
             return v.new_zeros(v.shape), state
+        if backend == "triton":
+            from .triton.scan import triton_scan
+
+            return triton_scan(q, k, v, *gates, state, chunk, read, max_norm, cu_seqlens, per_chunk, fresh)
+        path = _PATHS[backend]
         if len({(p, s.length) for p, s in zip(positions, sequences, strict=True)}) == 1 and cu_seqlens is None:
-            return path(q, k, v, alpha, eta, theta, state, chunk, read, max_norm)
-        gates = [_split(x, sequences, chunks if per_chunk else None) for x in (alpha, eta, theta)]
+            return path(q, k, v, *gates, state, chunk, read, max_norm)
+        cut_gates = [_split(x, sequences, chunks if per_chunk else None) for x in gates]
         tokens = [_split(x, sequences, None) for x in (q, k, v)]
-        y, state = _run_alike(path, [*tokens, *gates], positions, state, chunk, read, max_norm)
+        y, state = _run_alike(path, [*tokens, *cut_gates], positions, state, chunk, read, max_norm)
     return (torch.stack(y) if cu_seqlens is None else torch.cat(y)[None]), state
 
 
@@ -89,14 +102,18 @@ class _Sequence(NamedTuple):
     length: int
 
 
+def _packed_rows(b: int, cu_seqlens: Tensor) -> int:
+    if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point() or len(cu_seqlens) < 2:
+        _fail("cu_seqlens", f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}", "integers [n + 1], n at least 1")
+    if b != 1:
+        _fail("cu_seqlens", f"a batch of {b}", "a batch of 1 with the sequences end to end")
+    return len(cu_seqlens) - 1
+
+
 def _cut(b: int, t: int, cu_seqlens: Tensor | None) -> list[_Sequence]:
     if cu_seqlens is None:
         return [_Sequence(row, 0, t) for row in range(b)]
-    if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point() or len(cu_seqlens) < 2:
-        _fail("cu_seqlens", f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}", "integers [n + 1], n at least 1")
     ends = cu_seqlens.tolist()
-    if b != 1:
-        _fail("cu_seqlens", f"a batch of {b}", "a batch of 1 with the sequences end to end")
     if ends[0] != 0 or ends[-1] != t or any(i > j for i, j in pairwise(ends)):
         _fail("cu_seqlens", ends, f"0 first, never falling, {t} (the number of tokens) last")
     return [_Sequence(0, i, j - i) for i, j in pairwise(ends)]
@@ -132,12 +149,36 @@ def _run_alike(
     return reads, concatenate(states).rows(back)
 
 
-def _choose(backend: str) -> Path:
-    if backend == "auto":
-        backend = "chunked"
-    if backend not in _PATHS:
-        _fail("backend", repr(backend), f"auto, {' or '.join(_PATHS)}")
-    return _PATHS[backend]
+def _choose(backend: str, q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tensor], chunk: int) -> str:
+    """Which of the paths runs; "auto" takes the kernels wherever they can run on a GPU."""
+    if backend in _PATHS:
+        return backend
+    if backend not in ("auto", "triton"):
+        _fail("backend", repr(backend), f"auto, triton, {' or '.join(_PATHS)}")
+    if backend == "auto" and not q.is_cuda:
+        return "chunked"
+    obstacle = _obstacle(q, k, v, [q.shape[-1], *(w.shape[-1] for w in memory)], chunk)
+    if obstacle is None:
+        return "triton"
+    if backend == "triton":
+        _fail("backend", f"'triton' with {obstacle}", "what the kernels support, or backend='chunked'")
+    _say_once(f"memory_scan: the chunked PyTorch path runs instead of the kernels, because of {obstacle}")
+    return "chunked"
+
+
+def _obstacle(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) -> str | None:
+    try:
+        from .triton import plan
+    except ImportError as error:
+        return f"Triton missing ({error})"
+    if not q.is_cuda and not plan.interpreted():
+        return f"tensors on {q.device.type} (kernels need a GPU, or Triton's interpreter: TRITON_INTERPRET=1)"
+    return plan.unsupported(q, k, v, widths, chunk)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tensor]) -> None:

@@ -1,0 +1,255 @@
+"""`memory_step`: one token at a time, as generation and streaming need it."""
+
+from __future__ import annotations
+
+import importlib.util
+from itertools import pairwise
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from .scan import READS, memory_scan
+from .state import MemoryState
+
+BACKENDS = ("auto", "triton", "chunked", "reference")
+WIDTHS = (16, 32, 64, 128)
+MAX_HIDDEN = 512
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def memory_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    state: MemoryState,
+    chunk: int = 64,
+    read: str = "after",
+    max_norm: float | None = None,
+    inplace: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, MemoryState]:
+    """Write one token of every row and read it: `memory_scan` with t = 1, without its gradient in the fast path.
+
+    q, k: [b, h, d]; v: [b, h, e]; alpha, eta, theta: [b, h].
+    state: rows may stand at different places of their chunks. Its position may lie on the GPU instead of the CPU; then
+        the host never waits for it nor checks it, as a CUDA graph needs, and the new position lies there as well.
+    chunk, read, max_norm: as in `memory_scan`.
+    inplace: write the new state into the tensors of `state`, and return them; only the position is a new tensor. What
+        cannot be written to is copied first: expanded tensors, and memory and anchor where they share storage, as they
+        do at the start, where they may be the model's own M_0, and at a chunk's end.
+    backend: "triton" (d and e 16, 32, 64 or 128; one layer, or two with a hidden width that is a multiple of 16 up to
+        512; no gradient), "chunked", "reference", or "auto": Triton on a GPU where it can, else "chunked".
+
+    Returns y [b, h, e] in v's dtype, and the state after the token. The given state is left as it is unless `inplace`.
+    Raises ValueError naming the argument.
+    """
+    if backend not in BACKENDS:
+        _fail("backend", repr(backend), f"one of {', '.join(BACKENDS)}")
+    _check(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm)
+    tensors = (q, k, v, alpha, eta, theta, *state.memory, *state.momentum, *state.anchor)
+    graph = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if inplace and graph:
+        _fail("inplace", "True with inputs that require a gradient", "False, or torch.no_grad()")
+    obstacle = "inputs that require a gradient, want torch.no_grad()" if graph else _unsupported(q, v, state)
+    if backend == "triton" and obstacle:
+        raise ValueError(f"backend: got 'triton' with {obstacle}")
+    if inplace:
+        state = _writable(state)
+    if backend == "triton" or (backend == "auto" and q.is_cuda and not obstacle):
+        return _triton_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace)
+    return _scan_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace, backend)
+
+
+def _triton_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: tuple[Tensor, Tensor, Tensor],
+    state: MemoryState,
+    chunk: int,
+    read: str,
+    max_norm: float | None,
+    inplace: bool,
+) -> tuple[Tensor, MemoryState]:
+    position = (state.position + 1) % chunk
+    ends = "rows"
+    if not (state.position.is_cuda or torch.compiler.is_compiling()):
+        ended = position.tolist().count(0)
+        ends = "none" if ended == 0 else "all" if ended == len(position) else "rows"
+    where = position.to(q.device, non_blocking=True) if ends == "rows" else None
+    memory, momentum, anchor = (
+        [w.contiguous() for w in group] for group in (state.memory, state.momentum, state.anchor)
+    )
+    arguments = (q, k, v, *gates, memory, momentum, anchor, where, ends, read, max_norm)
+    if inplace:
+        y = step_in_place(*arguments)
+        return y, MemoryState(tuple(memory), tuple(momentum), tuple(anchor), position)
+    depth = len(memory)
+    y, *new = step(*arguments)
+    memory, momentum = new[:depth], new[depth : 2 * depth]
+    anchor = {"none": anchor, "all": memory, "rows": new[2 * depth :]}[ends]
+    return y, MemoryState(tuple(memory), tuple(momentum), tuple(anchor), position)
+
+
+def _scan_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: tuple[Tensor, Tensor, Tensor],
+    state: MemoryState,
+    chunk: int,
+    read: str,
+    max_norm: float | None,
+    inplace: bool,
+    backend: str,
+) -> tuple[Tensor, MemoryState]:
+    alpha, eta, theta = (gate[:, None] for gate in gates)
+    memory = [w.new_empty(w.shape[1:]) for w in state.memory]  # only its shape counts where there is a state
+    y, after = memory_scan(
+        q[:, None], k[:, None], v[:, None], alpha=alpha, eta=eta, theta=theta,
+        memory=memory, state=state, chunk=chunk, read=read, backend=backend, max_norm=max_norm,
+    )  # fmt: skip
+    if inplace:
+        for name in ("memory", "momentum", "anchor"):
+            for mine, new in zip(getattr(state, name), getattr(after, name), strict=True):
+                mine.copy_(new)
+        after = MemoryState(state.memory, state.momentum, state.anchor, after.position)
+    return y[:, 0], after
+
+
+@torch.library.custom_op("titans_kernels::step", mutates_args=())
+def step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    memory: list[Tensor],
+    momentum: list[Tensor],
+    anchor: list[Tensor],
+    position: Tensor | None,
+    ends: str,
+    read: str,
+    max_norm: float | None,
+) -> list[Tensor]:
+    """y, memory, momentum and, if ends is "rows", anchor after one token; see `triton.step.launch_step`."""
+    from .triton.step import launch_step
+
+    memory, momentum, anchor = ([w.contiguous() for w in group] for group in (memory, momentum, anchor))
+    y, *new = _outputs(v, memory, ends)
+    depth = len(memory)
+    after = {"none": anchor, "all": new[:depth], "rows": new[2 * depth :]}[ends]
+    groups = (new[:depth], new[depth : 2 * depth], after)
+    launch_step((q, k, v), (alpha, eta, theta), (memory, momentum, anchor), groups, y, position, ends, read, max_norm)
+    return [y, *new]
+
+
+@step.register_fake
+def _(q, k, v, alpha, eta, theta, memory, momentum, anchor, position, ends, read, max_norm):
+    return _outputs(v, memory, ends)
+
+
+def _outputs(v: Tensor, memory: list[Tensor], ends: str) -> list[Tensor]:
+    groups = 3 if ends == "rows" else 2
+    return [v.new_empty(v.shape), *(w.new_empty(w.shape) for _ in range(groups) for w in memory)]
+
+
+@torch.library.custom_op("titans_kernels::step_in_place", mutates_args=("memory", "momentum", "anchor"))
+def step_in_place(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    memory: list[Tensor],
+    momentum: list[Tensor],
+    anchor: list[Tensor],
+    position: Tensor | None,
+    ends: str,
+    read: str,
+    max_norm: float | None,
+) -> Tensor:
+    """y after one token; the state, of contiguous tensors without overlap, is written over."""
+    from .triton.step import launch_step
+
+    y = v.new_empty(v.shape)
+    state = (memory, momentum, anchor)
+    launch_step((q, k, v), (alpha, eta, theta), state, state, y, position, ends, read, max_norm)
+    return y
+
+
+@step_in_place.register_fake
+def _(q, k, v, alpha, eta, theta, memory, momentum, anchor, position, ends, read, max_norm):
+    return v.new_empty(v.shape)
+
+
+def _writable(state: MemoryState) -> MemoryState:
+    """The same state in contiguous tensors that share nothing with each other, copied only where they must be."""
+    memory, anchor = [], []
+    for m, a in zip(state.memory, state.anchor, strict=True):
+        shared = m is a or (not torch.compiler.is_compiling() and m.data_ptr() == a.data_ptr())
+        memory.append(_copy(m) if shared else m.contiguous())
+        anchor.append(_copy(a) if shared else a.contiguous())
+    return MemoryState(tuple(memory), tuple(w.contiguous() for w in state.momentum), tuple(anchor), state.position)
+
+
+def _copy(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _unsupported(q: Tensor, v: Tensor, state: MemoryState) -> str | None:
+    """Why the Triton kernel cannot take this, as "…, want …"; None if it can."""
+    shapes = [tuple(w.shape[-2:]) for w in state.memory]
+    if not _HAS_TRITON:
+        return "no triton installed, want it installed"
+    if len(shapes) > 2:
+        return f"a memory of {len(shapes)} layers, want 1 or 2"
+    if q.shape[-1] not in WIDTHS or v.shape[-1] not in WIDTHS:
+        return f"d = {q.shape[-1]} and e = {v.shape[-1]}, want {', '.join(map(str, WIDTHS))}"
+    if len(shapes) == 2 and (shapes[0][1] % 16 or shapes[0][1] > MAX_HIDDEN):
+        return f"a hidden width of {shapes[0][1]}, want a multiple of 16 up to {MAX_HIDDEN}"
+    if any(w.dtype != torch.float32 for w in state.memory) or torch.float64 in (q.dtype, v.dtype):
+        return f"a state in {state.memory[0].dtype} and q in {q.dtype}, want a float32 state and no float64"
+    return None
+
+
+def _check(q, k, v, gates, state: MemoryState, chunk: int, read: str, max_norm: float | None) -> None:
+    if q.ndim != 3:
+        _fail("q", f"shape {list(q.shape)}", "[b, h, d]")
+    b, h, d = q.shape
+    if k.shape != q.shape:
+        _fail("k", f"shape {list(k.shape)}", f"q's, {list(q.shape)}")
+    if v.ndim != 3 or v.shape[:2] != q.shape[:2]:
+        _fail("v", f"shape {list(v.shape)}", f"[{b}, {h}, e]")
+    for name, gate in zip(("alpha", "eta", "theta"), gates, strict=True):
+        if gate.shape != q.shape[:2]:
+            _fail(name, f"shape {list(gate.shape)}", f"[{b}, {h}]")
+    widths = [d, *(w.shape[-1] for w in state.memory)]
+    shapes = [(b, h, i, o) for i, o in pairwise(widths)]
+    for name in ("memory", "momentum", "anchor"):
+        got = [tuple(w.shape) for w in getattr(state, name)]
+        if got != shapes or widths[-1] != v.shape[-1] or not got:
+            _fail(f"state.{name}", f"shapes {got}", f"[{b}, {h}, d_in, d_out] from {d} to {v.shape[-1]}")
+    if chunk < 1:
+        _fail("chunk", chunk, "at least 1")
+    if read not in READS:
+        _fail("read", repr(read), f"one of {', '.join(READS)}")
+    if max_norm is not None and not max_norm > 0:
+        _fail("max_norm", max_norm, "above 0, or None")
+    if state.position.shape != (b,):
+        _fail("state.position", f"shape {list(state.position.shape)}", f"[{b}]")
+    if not (state.position.is_cuda or torch.compiler.is_compiling()):
+        positions = state.position.tolist()
+        if not all(0 <= position < chunk for position in positions):
+            _fail("state.position", positions, f"{b} numbers from 0 to {chunk - 1} (is chunk the same?)")
+
+
+def _fail(name: str, got: object, want: str) -> NoReturn:
+    raise ValueError(f"{name}: got {got}, want {want}")

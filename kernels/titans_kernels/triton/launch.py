@@ -1,0 +1,260 @@
+"""Groups of chunks through the kernels: what is allocated, what runs, in which order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .configurations import configuration
+from .plan import Sequences, Shape, groups, operand, precision
+from .read import read_linear_kernel, read_mlp_kernel
+from .read_backward import read_linear_backward_kernel, read_mlp_backward_kernel
+from .shares import share_backward_kernel, share_kernel
+from .tiles import CARRY, VECTORS
+from .write import write_linear_kernel, write_mlp_kernel
+from .write_backward import write_linear_backward_kernel, write_mlp_backward_kernel
+
+
+class Call(NamedTuple):
+    """What stays the same over the groups of a call."""
+
+    shape: Shape
+    sequences: Sequences
+    tokens: tuple[Tensor, Tensor, Tensor]
+    """q, k, v, contiguous [b, t, h, ·]."""
+    gates: tuple[Tensor, Tensor, Tensor]
+    """α, η, θ, contiguous [b, t or n, h]."""
+    anchor: Tensor | None
+    """[rows, heads, weights], where it is not the memory of the incoming state."""
+    group: int
+    read: int
+    max_norm: float
+    """0 for none."""
+    per_chunk: bool
+
+    @property
+    def lanes(self) -> int:
+        return len(self.sequences.lengths) * self.shape.heads
+
+    @property
+    def longest_group(self) -> int:
+        return min(self.group, max(self.sequences.chunks, 1))
+
+
+class Scratch(NamedTuple):
+    """What the kernels leave for each other, for the chunks of one group."""
+
+    vectors: Tensor
+    carry: Tensor
+    G: Tensor
+    H: Tensor
+    slots: Tensor
+    z: Tensor
+    back: Tensor
+    delta: Tensor
+    scales: Tensor
+    work: Tensor
+
+
+class ScratchGradient(NamedTuple):
+    slots: Tensor
+    keys: Tensor
+    active: Tensor
+    below: Tensor
+    delta: Tensor
+    vectors: Tensor
+    carry: Tensor
+    G: Tensor
+
+
+def forward(call: Call, kept: Tensor, y: Tensor, state_out: Tensor, anchor_out: Tensor, keep: bool) -> None:
+    """kept: [entries, heads, 2·weights], a state at the start of each group, those of the first ones given; without
+    `keep` one a sequence, spoilt."""
+    scratch = allocate(call, backward=False)
+    for index, (n0, count, untied) in enumerate(groups(call.sequences.chunks, call.group, call.anchor is not None)):
+        shares(call, scratch, n0, count, keep_H=False)
+        places = (index, index + 1) if keep else (0, 0)
+        write(call, scratch, kept, (state_out, anchor_out), n0, count, places, untied)
+        read(call, scratch, y, n0, count, untied)
+
+
+def backward(
+    call: Call, kept: Tensor, d_y: Tensor, d_state: Tensor, d_anchor_out: Tensor | None, d_tokens: list[Tensor],
+    d_gates: list[Tensor], d_anchor: Tensor,
+) -> Tensor:  # fmt: skip
+    """Fills d_tokens, d_gates and d_anchor; returns the gradient of the incoming state. d_state is spoilt."""
+    scratch, gradient = allocate(call, backward=True), allocate_gradient(call)
+    all_groups = list(groups(call.sequences.chunks, call.group, call.anchor is not None))
+    before = torch.empty_like(d_state)
+    for index in range(len(all_groups) - 1, -1, -1):
+        n0, count, untied = all_groups[index]
+        shares(call, scratch, n0, count, keep_H=True)
+        write(call, scratch, kept, None, n0, count, (index, index), untied)
+        read_backward(call, scratch, gradient, d_y, d_tokens[0], n0, count, untied)
+        write_backward(call, scratch, gradient, d_state, before, d_anchor_out, d_tokens, d_anchor, n0, count, untied)
+        share_backward(call, scratch, gradient, d_gates, n0, count)
+        d_state, before = before, d_state
+    return d_state
+
+
+def allocate(call: Call, backward: bool) -> Scratch:
+    shape, g, lanes = call.shape, call.longest_group, call.lanes
+    c, device = shape.tile, call.tokens[0].device
+
+    def empty(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(size, dtype=dtype, device=device)
+
+    square = (c,) if call.per_chunk else (c, c)
+    return Scratch(
+        vectors=empty(g, lanes, VECTORS.value, c),
+        carry=empty(g, lanes, CARRY.value),
+        G=empty(g, lanes, *square),
+        H=empty(g, lanes, *square) if backward else empty(0),
+        slots=empty(g + 1, lanes, 2 * shape.weights, dtype=shape.dtype),
+        z=empty(g, lanes, c, shape.hidden, dtype=shape.dtype),
+        back=empty(g, lanes, c, shape.hidden, dtype=shape.dtype),
+        delta=empty(g, lanes, c, shape.value, dtype=shape.dtype),
+        scales=empty(g, lanes, 4),
+        work=empty(2, lanes, 2 * shape.weights) if shape.hidden else empty(0),
+    )
+
+
+def allocate_gradient(call: Call) -> ScratchGradient:
+    shape, g, lanes = call.shape, call.longest_group, call.lanes
+    c, device = shape.tile, call.tokens[0].device
+
+    def empty(*size: int, dtype: torch.dtype = shape.errors) -> Tensor:
+        return torch.empty(size, dtype=dtype, device=device)
+
+    return ScratchGradient(
+        slots=empty(g, lanes, 2 * shape.weights),
+        keys=empty(g, lanes, c, shape.key),
+        active=empty(g, lanes, c, shape.hidden),
+        below=empty(g, lanes, c, shape.hidden),
+        delta=empty(g, lanes, c, shape.value),
+        vectors=empty(g, lanes, 4, c, dtype=torch.float32),
+        carry=empty(g, lanes, CARRY.value, dtype=torch.float32),
+        G=empty(g, lanes, c, c, dtype=torch.float32),
+    )
+
+
+def shares(call: Call, scratch: Scratch, n0: int, count: int, keep_H: bool) -> None:
+    share_kernel[(count * call.lanes,)](
+        *call.gates, call.sequences.info, scratch.vectors, scratch.carry, scratch.G, scratch.H,
+        n0, call.lanes, call.shape.heads,
+        CHUNK=call.shape.chunk, C=call.shape.tile, PER_CHUNK=call.per_chunk, KEEP_H=keep_H,
+        **configuration("shares", call.shape).launch,
+    )  # fmt: skip
+
+
+def share_backward(
+    call: Call, scratch: Scratch, gradient: ScratchGradient, d_gates: list[Tensor], n0: int, count: int
+) -> None:
+    share_backward_kernel[(count * call.lanes,)](
+        *call.gates, call.sequences.info, scratch.vectors, scratch.G, scratch.H,
+        gradient.vectors, gradient.carry, gradient.G, *d_gates,
+        n0, call.lanes, call.shape.heads,
+        CHUNK=call.shape.chunk, C=call.shape.tile, PER_CHUNK=call.per_chunk, READ=call.read,
+        **configuration("shares", call.shape).launch,
+    )  # fmt: skip
+
+
+def write(
+    call: Call, scratch: Scratch, kept: Tensor, out: tuple[Tensor, Tensor] | None, n0: int, count: int,
+    places: tuple[int, int], untied: bool,
+) -> None:  # fmt: skip
+    """out: state and anchor after the call; None where the group is run again for its backward."""
+    shape, (_, k, v) = call.shape, call.tokens
+    config = configuration("write", shape)
+    state_out, anchor_out = out or (kept, kept)
+    head = (k, v, call.sequences.info, scratch.vectors, scratch.carry, _or(call.anchor, kept), kept, state_out, anchor_out)
+    tail = (n0, count, call.lanes, shape.heads, *places, call.max_norm)
+    flags = dict(UNTIED=untied, BOUND=call.max_norm > 0, SAVE=out is not None)
+    sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
+    products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
+    if shape.hidden:
+        write_mlp_kernel[(call.lanes,)](
+            *head, scratch.work, scratch.slots, scratch.z, scratch.back, scratch.delta, scratch.scales, *tail,
+            **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+        )  # fmt: skip
+    else:
+        write_linear_kernel[(call.lanes,)](
+            *head, scratch.slots, scratch.delta, scratch.scales, *tail,
+            **sizes, **flags, **products, **config.launch,
+        )  # fmt: skip
+
+
+def read(call: Call, scratch: Scratch, y: Tensor, n0: int, count: int, untied: bool) -> None:
+    shape, (q, k, _) = call.shape, call.tokens
+    config = configuration("read", shape)
+    head = (q, k, y, call.sequences.info, scratch.vectors, scratch.G, _or(call.anchor, scratch.vectors), scratch.slots)
+    tail = (n0, call.lanes, shape.heads)
+    flags = dict(PER_CHUNK=call.per_chunk, READ=call.read, UNTIED=untied)
+    sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
+    products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
+    if shape.hidden:
+        read_mlp_kernel[(count * call.lanes,)](
+            *head, scratch.z, scratch.back, scratch.delta, *tail,
+            **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+        )  # fmt: skip
+    else:
+        read_linear_kernel[(count * call.lanes,)](
+            *head, scratch.delta, *tail, **sizes, **flags, **products, **config.launch
+        )
+
+
+def read_backward(
+    call: Call, scratch: Scratch, gradient: ScratchGradient, d_y: Tensor, d_q: Tensor, n0: int, count: int, untied: bool
+) -> None:
+    shape, (q, k, _) = call.shape, call.tokens
+    config = configuration("read_backward", shape)
+    head = (q, k, d_y, call.sequences.info, scratch.vectors, scratch.G, _or(call.anchor, scratch.vectors), scratch.slots)
+    tail = (n0, call.lanes, shape.heads)
+    flags = dict(PER_CHUNK=call.per_chunk, READ=call.read, UNTIED=untied)
+    sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
+    products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
+    if shape.hidden:
+        read_mlp_backward_kernel[(count * call.lanes,)](
+            *head, scratch.z, scratch.back, scratch.delta,
+            d_q, gradient.keys, gradient.slots, gradient.active, gradient.below, gradient.delta, gradient.vectors,
+            gradient.G, *tail,
+            **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+        )  # fmt: skip
+    else:
+        read_linear_backward_kernel[(count * call.lanes,)](
+            *head, scratch.delta, d_q, gradient.keys, gradient.slots, gradient.delta, gradient.vectors, gradient.G, *tail,
+            **sizes, **flags, **products, **config.launch,
+        )  # fmt: skip
+
+
+def write_backward(
+    call: Call, scratch: Scratch, gradient: ScratchGradient, d_after: Tensor, d_before: Tensor,
+    d_anchor_out: Tensor | None, d_tokens: list[Tensor], d_anchor: Tensor, n0: int, count: int, untied: bool,
+) -> None:  # fmt: skip
+    shape, k = call.shape, call.tokens[1]
+    config = configuration("write_backward", shape)
+    head = (k, call.sequences.info, scratch.vectors, scratch.carry, _or(call.anchor, d_after), scratch.slots)
+    after = (d_after, _or(d_anchor_out, d_after))
+    out = (*d_tokens[1:], gradient.vectors, gradient.carry, d_before, d_anchor)
+    tail = (n0, count, call.lanes, shape.heads, call.max_norm)
+    flags = dict(READ=call.read, UNTIED=untied, BOUND=call.max_norm > 0, BORDER=d_anchor_out is not None)
+    sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
+    products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
+    if shape.hidden:
+        write_mlp_backward_kernel[(call.lanes,)](
+            *head, scratch.z, scratch.back, scratch.delta, scratch.scales,
+            gradient.slots, gradient.keys, gradient.active, gradient.below, gradient.delta, *after, scratch.work,
+            *out, *tail, **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+        )  # fmt: skip
+    else:
+        write_linear_backward_kernel[(call.lanes,)](
+            *head, scratch.delta, scratch.scales, gradient.slots, gradient.keys, gradient.delta, *after,
+            *out, *tail, **sizes, **flags, **products, **config.launch,
+        )  # fmt: skip
+
+
+def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A pointer that the kernel does not use, where there is no tensor."""
+    return stand_in if tensor is None else tensor

@@ -1,0 +1,150 @@
+"""How a call is laid out for the kernels: sequences, groups of chunks, sizes, launch configurations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+WIDTHS = (16, 32, 64, 128)
+WIDEST_HIDDEN = 512
+LONGEST_CHUNK = 128
+READS = {"after": 0, "before": 1, "anchor": 2}
+SMALL_SCRATCH = 2**26
+"""Bytes of scratch that are always granted: few launches for short sequences."""
+SCRATCH_SHARE = 20
+"""Scratch may take this part, 1/20, of inputs, outputs and their gradients: few launches for long ones."""
+
+
+class Shape(NamedTuple):
+    """What the kernels are specialised on."""
+
+    heads: int
+    key: int
+    hidden: int
+    """Width between the two layers of the memory; 0 for a memory of one layer."""
+    value: int
+    chunk: int
+    dtype: torch.dtype
+    """Of the products' operands."""
+
+    @property
+    def tile(self) -> int:
+        """Rows of a chunk's tile."""
+        return max(16, triton.next_power_of_2(self.chunk))
+
+    @property
+    def weights(self) -> int:
+        """Numbers in one memory of one lane."""
+        return self.hidden * (self.key + self.value) or self.key * self.value
+
+    @property
+    def errors(self) -> torch.dtype:
+        """Of what the reverse of the reads hands to the reverse of the recurrence: float16 would overflow."""
+        return torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
+
+    def scratch(self, per_chunk: bool, backward: bool) -> int:
+        """Bytes of scratch for one chunk of one lane."""
+        c, operand, error = self.tile, self.dtype.itemsize, self.errors.itemsize
+        tokens = c * (2 * self.hidden + self.value)
+        numbers = operand * (2 * self.weights + tokens) + 4 * (9 * c + (c if per_chunk else c * c))
+        if backward:
+            numbers += error * (2 * self.weights + tokens + c * self.key) + 4 * (4 * c + 2 * c * c)
+        return numbers
+
+    def group(self, chunks: int, lanes: int, backward: bool) -> int:
+        """Chunks worked off at a time, the state kept at the start of each group.
+
+        With s bytes of state and w bytes of scratch, n/g states kept and g chunks of scratch take least together at
+        g = √(n s / w). More are taken, for fewer and larger launches, while scratch stays below a 1/20 of inputs,
+        outputs and their gradients, or below 64 MiB for all lanes.
+        """
+        state, scratch = 8 * self.weights, self.scratch(False, backward)
+        passed = 2 * self.chunk * (self.dtype.itemsize * 2 * (self.key + self.value) + 12)
+        least = math.isqrt(max(1, chunks * state // scratch))
+        granted = max(chunks * passed // SCRATCH_SHARE, SMALL_SCRATCH // lanes) // scratch
+        return max(1, min(max(least, granted), chunks))
+
+
+class Sequences(NamedTuple):
+    """The sequences of a call, on the host and on the device."""
+
+    info: Tensor
+    """int64 [rows, 5]: first token, length, position, first gate where one serves a chunk, first kept state."""
+    lengths: list[int]
+    chunks: int
+    """Of the longest."""
+
+
+def sequences(
+    q: Tensor, cu_seqlens: Tensor | None, position: Tensor | None, gates: int, chunk: int, group: int, untied: bool,
+    keep: bool,
+) -> Sequences:  # fmt: skip
+    """gates: the length of the gates' second axis. keep: a state for each group, not one a sequence."""
+    b, t = q.shape[:2]
+    if cu_seqlens is None:
+        starts, lengths = [row * t for row in range(b)], [t] * b
+    else:
+        ends = cu_seqlens.tolist()
+        starts, lengths = ends[:-1], [stop - start for start, stop in zip(ends, ends[1:], strict=False)]
+    positions = [0] * len(starts) if position is None else position.tolist()
+    chunks = [-(-(p + n) // chunk) if n else 0 for p, n in zip(positions, lengths, strict=True)]
+    if cu_seqlens is None:
+        first_gate = [row * gates for row in range(b)]
+    else:
+        first_gate = [0, *accumulate(chunks)][:-1]
+    kept = [max(1, sum(1 for _ in groups(n, group, untied))) if keep else 1 for n in chunks]
+    first_kept = [0, *accumulate(kept)][:-1]
+    table = list(zip(starts, lengths, positions, first_gate, first_kept, strict=True))
+    info = torch.tensor(table, dtype=torch.int64).view(-1, 5)
+    return Sequences(info.to(q.device, non_blocking=True), lengths, max(chunks, default=0))
+
+
+def groups(chunks: int, group: int, untied: bool) -> Iterator[tuple[int, int, bool]]:
+    """First chunk, number of chunks, and whether the anchor is another than the memory, as it can be for the first."""
+    first = 0
+    if untied and chunks:
+        yield 0, 1, True
+        first = 1
+    for n0 in range(first, chunks, group):
+        yield n0, min(group, chunks - n0), False
+
+
+def unsupported(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) -> str | None:
+    """Why the kernels do not take this call, or None. widths: of the memory MLP, from keys to values."""
+    if q.dtype == torch.float64 or not {q.dtype, k.dtype, v.dtype} <= {torch.float32, torch.float16, torch.bfloat16}:
+        return f"q, k, v of {q.dtype}, {k.dtype}, {v.dtype}, not float32, float16 or bfloat16"
+    if len(widths) not in (2, 3):
+        return f"a memory of {len(widths) - 1} layers, not 1 or 2"
+    if widths[0] not in WIDTHS or widths[-1] not in WIDTHS:
+        return f"head widths {widths[0]} and {widths[-1]}, not among {', '.join(map(str, WIDTHS))}"
+    if len(widths) == 3 and (widths[1] % 16 or widths[1] > WIDEST_HIDDEN):
+        return f"a hidden width of {widths[1]}, not a multiple of 16 up to {WIDEST_HIDDEN}"
+    if chunk > LONGEST_CHUNK:
+        return f"a chunk of {chunk}, more than {LONGEST_CHUNK}"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether kernels run under Triton's interpreter (TRITON_INTERPRET=1), on the CPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def operand(dtype: torch.dtype) -> tl.dtype:
+    """Triton's name for it. The interpreter multiplies bfloat16 wrongly, so there products take float32."""
+    if interpreted() and dtype == torch.bfloat16:
+        return tl.float32
+    return {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[dtype]
+
+
+def precision() -> str:
+    """Of float32 products, by torch.set_float32_matmul_precision: "highest" is exact to float32 on every device."""
+    if torch.get_float32_matmul_precision() != "highest":
+        return "tf32"
+    return "ieee"

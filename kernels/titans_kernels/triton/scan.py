@@ -1,0 +1,55 @@
+"""The kernels behind `memory_scan`: packs and unpacks states around one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from titans_kernels.state import MemoryState
+
+from .ops import memory_forward
+from .plan import READS
+
+
+def triton_scan(
+    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor,
+    state: MemoryState, chunk: int, read: str, max_norm: float | None, cu_seqlens: Tensor | None, per_chunk: bool,
+    fresh: bool,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
+    """As `memory_scan`, for arguments already checked. fresh: whether every row stands at the start of a chunk, its
+    anchor being its memory, as it does where no state was given."""
+    tied = all(m is a for m, a in zip(state.memory, state.anchor, strict=True))
+    packed = _pack([w for pair in zip(state.memory, state.momentum, strict=True) for w in pair])
+    anchor = None if tied else _pack(state.anchor)
+    hidden = state.memory[0].shape[-1] if len(state.memory) == 2 else 0
+    tensors = (q, k, v, alpha, eta, theta, packed, *([anchor] if anchor is not None else []))
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    y, after, border, _ = memory_forward(
+        q, k, v, alpha, eta, theta, packed, anchor, cu_seqlens, None if fresh else state.position,
+        hidden, chunk, READS[read], max_norm or 0.0, per_chunk, keep,
+    )  # fmt: skip
+    sizes = [w.shape[-2:] for w in state.memory]
+    parts = _unpack(after, [size for size in sizes for _ in range(2)])
+    memory, momentum = parts[::2], parts[1::2]
+    position, settled = _onward(q.shape[1], state.position, chunk, cu_seqlens, fresh)
+    return y, MemoryState(memory, momentum, memory if settled else _unpack(border, sizes), position)
+
+
+def _onward(t: int, position: Tensor, chunk: int, cu_seqlens: Tensor | None, fresh: bool) -> tuple[Tensor, bool]:
+    """Positions afterwards, and whether it is known that all rows have reached the end of a chunk."""
+    if fresh and cu_seqlens is None:
+        return torch.full_like(position, t % chunk), t % chunk == 0
+    lengths = t if cu_seqlens is None else cu_seqlens.cpu().diff()
+    after = (position + lengths) % chunk
+    return after, not torch.compiler.is_compiling() and not bool(after.any())
+
+
+def _pack(weights: Sequence[Tensor]) -> Tensor:
+    return torch.cat([w.flatten(-2) for w in weights], -1)
+
+
+def _unpack(packed: Tensor, sizes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
+    parts = packed.split([a * b for a, b in sizes], -1)
+    return tuple(part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=True))

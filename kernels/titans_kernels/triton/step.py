@@ -1,0 +1,252 @@
+"""One token for every lane, for generation: write it, read it, and at a chunk's end settle the state (memory.md, 1).
+
+One program a (row, head), all in float32. A step does a few operations for each number it moves, so only the traffic
+counts: a program passes over the state in tiles of whole 64-byte pieces, 16 bytes a thread at a time, and takes the
+anchor from the cache where it needs it again. Rows may stand at different places of their chunks.
+"""
+
+import contextlib
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .tiles import silu, silu_slope
+
+TILE = 2048
+"""Numbers of a tile, where the widths let it be so small."""
+PER_THREAD = 8
+"""Numbers of a tile that a thread holds. Six tiles are alive at once, and two programs should fit a multiprocessor; and
+4 or more keep threads from sharing a number, which the step in place relies on: who reads a number overwrites it."""
+
+Groups = tuple[list[Tensor], list[Tensor], list[Tensor]]
+
+
+def launch_step(
+    tokens: tuple[Tensor, Tensor, Tensor],
+    gates: tuple[Tensor, Tensor, Tensor],
+    old: Groups,
+    new: Groups,
+    y: Tensor,
+    position: Tensor | None,
+    ends: str,
+    read: str,
+    max_norm: float | None,
+) -> None:
+    """Write y and the state after one token.
+
+    tokens: q, k [b, h, d] and v [b, h, e]; gates: alpha, eta, theta [b, h]; any strides.
+    old, new: memory, momentum and anchor, each one contiguous float32 tensor [b, h, d_in, d_out] per layer. Step in
+        place where they are the same; an anchor must not be a memory then.
+    y: [b, h, e], contiguous.
+    position: int64 [b] on the device, each row's place in its chunk after this token; needed if ends is "rows".
+    ends: whose chunk ends with this token: "none", "all", or the "rows" whose position is 0. Unless "none", the new
+        anchor is written, except where it is the new memory itself.
+    """
+    kernel = step_linear_kernel if len(old[0]) == 1 else step_deep_kernel
+    if not y.is_cuda and isinstance(kernel, triton.JITFunction):
+        raise ValueError(
+            f"backend: got 'triton' with tensors on {y.device}, want them on a GPU, or TRITON_INTERPRET=1 set before Triton "
+            "is imported"
+        )
+    if y.numel() == 0:
+        return
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in tokens)
+    b, h = y.shape[:2]
+    own_anchor = new[2][0] is not new[0][0]
+    sizes, options = configuration([w.shape[-2:] for w in old[0]], 64 if torch.version.hip else 32)
+    layers = [w for layer in zip(*old, *new, strict=True) for w in layer]
+    strides = [size for x in (q, k, v, *gates) for size in x.stride()[:2]]
+    with torch.cuda.device(y.device) if y.is_cuda else contextlib.nullcontext():
+        kernel[(b * h,)](
+            q, k, v, *gates, y, *layers, position, h, max_norm or 0.0, *strides,
+            **sizes, READ=read, ENDS=ends, BOUND=max_norm is not None,
+            ANCHOR=own_anchor, COPY=ends == "rows" and new[2][0] is not old[2][0],
+            **options,
+        )  # fmt: skip  # pyright: ignore[reportCallIssue]
+
+
+def configuration(shapes: list[torch.Size], warp: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Tile sizes and launch options for a memory of layers [d_in, d_out] with d, e powers of two from 16 to 128 and a
+    hidden width that is a multiple of 16, on a GPU with `warp` threads a warp."""
+    width, value = shapes[0][0], shapes[-1][1]
+    looped = shapes[0][1]  # the hidden width; the values' in a memory of one layer, whose columns are independent
+    divisor = looped & -looped  # so that no tile reaches past the end
+    ends = (width,) if len(shapes) == 1 else (width, value)
+    columns = min(divisor, max(16, TILE // min(ends)))
+    warps = max(1, min(ends) * columns // (warp * PER_THREAD))
+    sizes = {"D": width, "V": value, "BLOCK": columns} | ({} if len(shapes) == 1 else {"E": looped})
+    return sizes, {"num_warps": min(8, warps), "num_stages": 1}
+
+
+@triton.jit
+def step_linear_kernel(
+    q, k, v, alpha, eta, theta, y,
+    W_old, S_old, A_old, W_new, S_new, A_new,
+    position, heads, max_norm,
+    q_row, q_head, k_row, k_head, v_row, v_head, alpha_row, alpha_head, eta_row, eta_head, theta_row, theta_head,
+    D: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr,
+    READ: tl.constexpr, ENDS: tl.constexpr, BOUND: tl.constexpr, ANCHOR: tl.constexpr, COPY: tl.constexpr,
+):  # fmt: skip
+    """A memory of one layer; grid: lanes."""
+    SIZE: tl.constexpr = D * V
+    lane = tl.program_id(0).to(tl.int64)
+    row, head = lane // heads, lane % heads
+    query = tl.load(q + row * q_row + head * q_head + tl.arange(0, D)).to(tl.float32)[:, None]
+    key = tl.load(k + row * k_row + head * k_head + tl.arange(0, D)).to(tl.float32)[:, None]
+    keep = 1 - tl.load(alpha + row * alpha_row + head * alpha_head).to(tl.float32)
+    decay = tl.load(eta + row * eta_row + head * eta_head).to(tl.float32)
+    rate = tl.load(theta + row * theta_row + head * theta_head).to(tl.float32)
+    ended = ENDS == "all"
+    if ENDS == "rows":
+        ended = tl.load(position + row) == 0
+    v += row * v_row + head * v_head
+    y += lane * V
+    W_old += lane * SIZE
+    S_old += lane * SIZE
+    A_old += lane * SIZE
+    W_new += lane * SIZE
+    S_new += lane * SIZE
+    A_new += lane * SIZE
+
+    columns = tl.arange(0, BLOCK)
+    at = tl.arange(0, D)[:, None] * V + columns[None, :]
+    for start in range(0, V, BLOCK):
+        A = tl.load(A_old + start + at)
+        W = tl.load(W_old + start + at)
+        S = tl.load(S_old + start + at)
+        value = tl.load(v + start + columns).to(tl.float32)
+        seen = A
+        if READ == "before":
+            seen = W
+        error = 2 * (tl.sum(key * A, 0) - value)
+        S = decay * S - key * (rate * error)[None, :]
+        W = keep * W + S
+        if READ == "after":
+            seen = W
+        tl.store(W_new + start + at, W)
+        tl.store(S_new + start + at, S)
+        if COPY:
+            tl.store(A_new + start + at, A)
+        tl.store(y + start + columns, tl.sum(query * seen, 0).to(y.dtype.element_ty))
+
+    if (ENDS != "none") & (ANCHOR | BOUND):
+        tl.debug_barrier()  # what other threads stored is read again
+        if ended:
+            settle(W_new, S_new, A_new, max_norm, SIZE, D * BLOCK, ANCHOR, BOUND)
+
+
+@triton.jit
+def step_deep_kernel(
+    q, k, v, alpha, eta, theta, y,
+    W1_old, S1_old, A1_old, W1_new, S1_new, A1_new,
+    W2_old, S2_old, A2_old, W2_new, S2_new, A2_new,
+    position, heads, max_norm,
+    q_row, q_head, k_row, k_head, v_row, v_head, alpha_row, alpha_head, eta_row, eta_head, theta_row, theta_head,
+    D: tl.constexpr, E: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr,
+    READ: tl.constexpr, ENDS: tl.constexpr, BOUND: tl.constexpr, ANCHOR: tl.constexpr, COPY: tl.constexpr,
+):  # fmt: skip
+    """A memory of two layers; grid: lanes."""
+    SIZE1: tl.constexpr = D * E
+    SIZE2: tl.constexpr = E * V
+    lane = tl.program_id(0).to(tl.int64)
+    row, head = lane // heads, lane % heads
+    query = tl.load(q + row * q_row + head * q_head + tl.arange(0, D)).to(tl.float32)[:, None]
+    key = tl.load(k + row * k_row + head * k_head + tl.arange(0, D)).to(tl.float32)[:, None]
+    value = tl.load(v + row * v_row + head * v_head + tl.arange(0, V)).to(tl.float32)
+    keep = 1 - tl.load(alpha + row * alpha_row + head * alpha_head).to(tl.float32)
+    decay = tl.load(eta + row * eta_row + head * eta_head).to(tl.float32)
+    rate = tl.load(theta + row * theta_row + head * theta_head).to(tl.float32)
+    ended = ENDS == "all"
+    if ENDS == "rows":
+        ended = tl.load(position + row) == 0
+    W1_old += lane * SIZE1
+    S1_old += lane * SIZE1
+    A1_old += lane * SIZE1
+    W1_new += lane * SIZE1
+    S1_new += lane * SIZE1
+    A1_new += lane * SIZE1
+    W2_old += lane * SIZE2
+    S2_old += lane * SIZE2
+    A2_old += lane * SIZE2
+    W2_new += lane * SIZE2
+    S2_new += lane * SIZE2
+    A2_new += lane * SIZE2
+
+    at1 = tl.arange(0, D)[:, None] * E + tl.arange(0, BLOCK)[None, :]
+    at2 = tl.arange(0, BLOCK)[:, None] * V + tl.arange(0, V)[None, :]
+    sums = tl.zeros([BLOCK, V], tl.float32)  # added up once, after the loop: each sum over threads waits for all
+    for start in range(0, E, BLOCK):
+        A1 = tl.load(A1_old + start + at1)
+        A2 = tl.load(A2_old + start * V + at2)
+        sums += silu(tl.sum(key * A1, 0))[:, None] * A2
+        if COPY:
+            tl.store(A1_new + start + at1, A1)
+            tl.store(A2_new + start * V + at2, A2)
+    error = (2 * (tl.sum(sums, 0) - value))[None, :]
+
+    sums = tl.zeros([BLOCK, V], tl.float32)
+    for start in range(0, E, BLOCK):
+        A1 = tl.load(A1_old + start + at1)
+        A2 = tl.load(A2_old + start * V + at2)
+        W1 = tl.load(W1_old + start + at1)
+        S1 = tl.load(S1_old + start + at1)
+        W2 = tl.load(W2_old + start * V + at2)
+        S2 = tl.load(S2_old + start * V + at2)
+        seen1, seen2 = A1, A2
+        if READ == "before":
+            seen1, seen2 = W1, W2
+        z = tl.sum(key * A1, 0)
+        hidden_error = tl.sum(A2 * error, 1) * silu_slope(z)
+        S1 = decay * S1 - key * (rate * hidden_error)[None, :]
+        S2 = decay * S2 - (rate * silu(z))[:, None] * error
+        W1 = keep * W1 + S1
+        W2 = keep * W2 + S2
+        if READ == "after":
+            seen1, seen2 = W1, W2
+        tl.store(W1_new + start + at1, W1)
+        tl.store(S1_new + start + at1, S1)
+        tl.store(W2_new + start * V + at2, W2)
+        tl.store(S2_new + start * V + at2, S2)
+        sums += silu(tl.sum(query * seen1, 0))[:, None] * seen2
+    tl.store(y + lane * V + tl.arange(0, V), tl.sum(sums, 0).to(y.dtype.element_ty))
+
+    if (ENDS != "none") & (ANCHOR | BOUND):
+        tl.debug_barrier()  # what other threads stored is read again
+        if ended:
+            settle(W1_new, S1_new, A1_new, max_norm, SIZE1, D * BLOCK, ANCHOR, BOUND)
+            settle(W2_new, S2_new, A2_new, max_norm, SIZE2, BLOCK * V, ANCHOR, BOUND)
+
+
+@triton.jit
+def settle(
+    W, S, A, max_norm, SIZE: tl.constexpr, BLOCK: tl.constexpr, ANCHOR: tl.constexpr, BOUND: tl.constexpr
+):  # fmt: skip
+    """The end of a chunk, for one matrix of SIZE numbers: W and S back to the bound, and W as the next anchor."""
+    at = tl.arange(0, BLOCK)
+    scale_W, scale_S = 1.0, 1.0
+    if BOUND:
+        squares_W = tl.zeros([BLOCK], tl.float32)
+        squares_S = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, SIZE, BLOCK):
+            weight = tl.load(W + start + at)
+            momentum = tl.load(S + start + at)
+            squares_W += weight * weight
+            squares_S += momentum * momentum
+        scale_W = scale_back(tl.sum(squares_W), max_norm)
+        scale_S = scale_back(tl.sum(squares_S), max_norm)
+    for start in range(0, SIZE, BLOCK):
+        weight = tl.load(W + start + at)
+        if BOUND:
+            weight *= scale_W
+            tl.store(W + start + at, weight)
+            tl.store(S + start + at, tl.load(S + start + at) * scale_S)
+        if ANCHOR:
+            tl.store(A + start + at, weight)
+
+
+@triton.jit
+def scale_back(squares, max_norm):
+    norm = tl.sqrt(squares)
+    return tl.where(norm <= max_norm, 1.0, max_norm / norm)  # a norm that is not a number shows
