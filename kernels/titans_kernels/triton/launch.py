@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .configurations import configuration
-from .plan import Sequences, Shape, groups, operand, precision
+from .plan import READS, Sequences, Shape, groups, operand, precision
 from .read import read_linear_kernel, read_mlp_kernel
-from .read_backward import read_linear_backward_kernel, read_mlp_backward_kernel
+from .read_backward import read_linear_backward_kernel, read_mlp_backward_kernel, read_mlp_onto_kernel
 from .shares import share_backward_kernel, share_kernel
 from .tiles import CARRY, VECTORS
 from .write import write_linear_kernel, write_mlp_kernel
@@ -221,6 +221,15 @@ def read_backward(
             d_q, gradient.keys, gradient.slots, gradient.active, gradient.below, gradient.delta, gradient.vectors,
             gradient.G, *tail,
             **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+        )  # fmt: skip
+        if call.read == READS["anchor"]:
+            return
+        config = configuration("read_onto", shape)
+        read_mlp_onto_kernel[(count * call.lanes,)](
+            q, k, d_y, call.sequences.info, scratch.vectors, scratch.G, scratch.delta,
+            gradient.slots, gradient.active, gradient.below, *tail,
+            **sizes, E=shape.hidden, BE=config.block, PER_CHUNK=call.per_chunk, READ=call.read,
+            **products, **config.launch,
         )  # fmt: skip
     else:
         read_linear_backward_kernel[(count * call.lanes,)](

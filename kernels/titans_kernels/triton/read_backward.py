@@ -86,7 +86,11 @@ def read_mlp_backward_kernel(
     PER_CHUNK: tl.constexpr, READ: tl.constexpr, UNTIED: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Also d_active, d_below [at, C, E]: of SiLU(z), and of the first layer's errors δ₁."""
+    """A memory of two layers, in blocks of the hidden width; all but what `read_mlp_onto_kernel` does.
+
+    d_active, d_below [at, C, E]: left with what was read after the first layer, and its gradient before SiLU; with
+    READ = 2, which needs no more, with the gradients of SiLU(z) and of the first layer's errors δ₁: none.
+    """
     SIZE: tl.constexpr = 2 * E * (D + V)
     S1: tl.constexpr = D * E
     W2: tl.constexpr = 2 * D * E
@@ -134,66 +138,59 @@ def read_mlp_backward_kernel(
         tl.store(d_delta, tl.zeros([C, V], d_slots.dtype.element_ty))
     else:
         rows = tl.arange(0, C)
+        G += at * (C if PER_CHUNK else C * C)
+        delta = block(delta + at * C * V, 0, 0, V, C, V)
         beta, f = read_shares(vectors + at * VECTORS * C, first, stop, C, READ)
-        share = read_G(G + at * (C if PER_CHUNK else C * C), first, stop, C, READ, PER_CHUNK)
+        share = read_G(G, first, stop, C, READ, PER_CHUNK)
         key = load_tokens(k, start, head, heads, first, stop, C, D)
-        error = tl.load(block(delta + at * C * V, 0, 0, V, C, V))
         masked = product(query, tl.trans(key), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * -share
         masked = masked.to(OPERAND)
-        d_scores = product(d_out, tl.trans(error), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * -share
+        d_scores = product(d_out, tl.trans(tl.load(delta)), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * -share
         d_scores = d_scores.to(OPERAND)
-        query_W, query_S = (query * beta[:, None]).to(OPERAND), (query * f[:, None]).to(OPERAND)
-        scores = tl.zeros([C, C], tl.float32)  # of the second layer
-        d_masked = tl.zeros([C, C], tl.float32)  # of the first
         of_beta, of_f = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
-        for e in range(0, E, BE):
+        for e in range(0, E, BE):  # what is read, and its gradient
             hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
-            active = silu(hidden).to(OPERAND)
-            below = (tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * silu_slope(hidden)).to(OPERAND)
+            active, slope = silu(hidden), silu_slope(hidden)
+            below = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * slope
             W = tl.load(block(slots, 0, e, E, D, BE))
             S = tl.load(block(slots + S1, 0, e, E, D, BE))
-            x = product(masked, below, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
-            x = product(query_W, W, x, OPERAND, PRECISION)
-            x = product(query_S, S, x, OPERAND, PRECISION)
+            by_W = product(query, W, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
+            by_S = product(query, S, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
+            x = product(masked, below, beta[:, None] * by_W + f[:, None] * by_S, OPERAND, PRECISION)
             slope = silu_slope(x)
             x = silu(x)
-
+            tl.store(block(d_active, 0, e, E, C, BE), x.to(d_slots.dtype.element_ty))
+            d_x = product(d_scores, active, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
             through = product(d_out, tl.trans(tl.load(block(slots + W2, e, 0, V, BE, V))),
                               tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)  # fmt: skip
             of_beta += tl.sum(x * through, 1)
-            d_x = beta[:, None] * through
+            d_x += beta[:, None] * through
             through = product(d_out, tl.trans(tl.load(block(slots + S2, e, 0, V, BE, V))),
                               tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)  # fmt: skip
             of_f += tl.sum(x * through, 1)
-            d_x += f[:, None] * through
-            d_x = product(d_scores, active, d_x, OPERAND, PRECISION) * slope
-            of_W = product(tl.trans(x * beta[:, None]), d_out, tl.zeros([BE, V], tl.float32), OPERAND, PRECISION)
-            tl.store(block(d_slots + W2, e, 0, V, BE, V), of_W.to(d_slots.dtype.element_ty))
-            of_S = product(tl.trans(x * f[:, None]), d_out, tl.zeros([BE, V], tl.float32), OPERAND, PRECISION)
-            tl.store(block(d_slots + S2, e, 0, V, BE, V), of_S.to(d_slots.dtype.element_ty))
-            x = x.to(OPERAND)
-            of_active = product(tl.trans(d_scores), x, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
-            tl.store(block(d_active, 0, e, E, C, BE), of_active.to(d_slots.dtype.element_ty))
-            scores = product(x, tl.trans(active), scores, OPERAND, PRECISION)
-
-            d_x = d_x.to(OPERAND)
-            of_W = product(tl.trans(query_W), d_x, tl.zeros([D, BE], tl.float32), OPERAND, PRECISION)
-            tl.store(block(d_slots, 0, e, E, D, BE), of_W.to(d_slots.dtype.element_ty))
-            of_S = product(tl.trans(query_S), d_x, tl.zeros([D, BE], tl.float32), OPERAND, PRECISION)
-            tl.store(block(d_slots + S1, 0, e, E, D, BE), of_S.to(d_slots.dtype.element_ty))
-            through = product(d_x, tl.trans(W), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
-            of_beta += tl.sum(query * through, 1)
-            d_query += beta[:, None] * through
-            through = product(d_x, tl.trans(S), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
-            of_f += tl.sum(query * through, 1)
-            d_query += f[:, None] * through
-            d_masked = product(d_x, tl.trans(below), d_masked, OPERAND, PRECISION)
-            of_below = product(tl.trans(masked), d_x, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
-            tl.store(block(d_below, 0, e, E, C, BE), of_below.to(d_slots.dtype.element_ty))
+            d_x = (d_x + f[:, None] * through) * slope
+            tl.store(block(d_below, 0, e, E, C, BE), d_x.to(d_slots.dtype.element_ty))
+            of_beta += tl.sum(by_W * d_x, 1)
+            of_f += tl.sum(by_S * d_x, 1)
+            d_query = product(beta[:, None] * d_x, tl.trans(W), d_query, OPERAND, PRECISION)
+            d_query = product(f[:, None] * d_x, tl.trans(S), d_query, OPERAND, PRECISION)
         _store_shares(d_vectors + at * 4 * C, of_beta, of_f, rows, first, stop, C, READ)
+        tl.debug_barrier()  # what the loop stored is read back below, by other threads
+
+        scores = tl.zeros([C, C], tl.float32)  # of the second layer
+        d_masked = tl.zeros([C, C], tl.float32)  # of the first
+        for e in range(0, E, BE):  # what needs sums over the hidden width
+            hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
+            scores = product(tl.load(block(d_active, 0, e, E, C, BE)), tl.trans(silu(hidden)), scores, OPERAND, PRECISION)
+            below = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * silu_slope(hidden)
+            d_masked = product(tl.load(block(d_below, 0, e, E, C, BE)), tl.trans(below), d_masked, OPERAND, PRECISION)
+        share = read_G(G, first, stop, C, READ, PER_CHUNK)
+        d_out = load_tokens(d_y, start, head, heads, first, stop, C, V)
         of_delta = product(tl.trans(-scores * share), d_out, tl.zeros([C, V], tl.float32), OPERAND, PRECISION)
         tl.store(d_delta, of_delta.to(d_slots.dtype.element_ty))
-        of_G = -scores * product(d_out, tl.trans(error), tl.zeros([C, C], tl.float32), OPERAND, PRECISION)
+        of_G = -scores * product(d_out, tl.trans(tl.load(delta)), tl.zeros([C, C], tl.float32), OPERAND, PRECISION)
+        key = load_tokens(k, start, head, heads, first, stop, C, D)
+        query = load_tokens(q, start, head, heads, first, stop, C, D)
         scores = product(query, tl.trans(key), tl.zeros([C, C], tl.float32), OPERAND, PRECISION)  # of the first layer
         _store_G(d_G + at * C * C, of_G - scores * d_masked, rows, first, stop, C, READ)
         d_masked = (-d_masked * share).to(OPERAND)
@@ -201,6 +198,59 @@ def read_mlp_backward_kernel(
         of_k = product(tl.trans(d_masked), query, tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
         tl.store(d_k, of_k.to(d_slots.dtype.element_ty))
     store_tokens(d_q, d_query, start, head, heads, first, stop, C, D)
+
+
+@triton.jit
+def read_mlp_onto_kernel(
+    q, k, d_y, info, vectors, G, delta,
+    d_slots, d_active, d_below,
+    n0, lanes, heads,
+    CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, V: tl.constexpr, BE: tl.constexpr,
+    PER_CHUNK: tl.constexpr, READ: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """What each block of the hidden width has for itself: of the state, from what was read there and its gradient, which
+    the kernel above has left in d_active and d_below; those of SiLU(z) and δ₁ take their place."""
+    SIZE: tl.constexpr = 2 * E * (D + V)
+    S1: tl.constexpr = D * E
+    W2: tl.constexpr = 2 * D * E
+    S2: tl.constexpr = 2 * D * E + E * V
+    lane = tl.program_id(0) % lanes
+    i = n0 + tl.program_id(0) // lanes
+    token, length, position, _, _, head = sequence(info, lane, heads)
+    first, stop = live_rows(i, length, position, CHUNK)
+    if first >= stop:
+        return
+    at = (i - n0).to(tl.int64) * lanes + lane
+    start = token + i * CHUNK - position
+    query = load_tokens(q, start, head, heads, first, stop, C, D)
+    d_out = load_tokens(d_y, start, head, heads, first, stop, C, V)
+    d_slots += at * SIZE
+    d_active += at * C * E
+    d_below += at * C * E
+    beta, f = read_shares(vectors + at * VECTORS * C, first, stop, C, READ)
+    share = -read_G(G + at * (C if PER_CHUNK else C * C), first, stop, C, READ, PER_CHUNK)
+    key = load_tokens(k, start, head, heads, first, stop, C, D)
+    error = tl.load(block(delta + at * C * V, 0, 0, V, C, V))
+    masked = product(query, tl.trans(key), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * share
+    d_scores = product(d_out, tl.trans(error), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * share
+    masked, d_scores = masked.to(OPERAND), d_scores.to(OPERAND)
+    for e in range(0, E, BE):
+        x = tl.load(block(d_active, 0, e, E, C, BE))
+        d_x = tl.load(block(d_below, 0, e, E, C, BE))
+        tl.debug_barrier()  # each is overwritten below, by other threads than read it
+        of_W = product(tl.trans(x * beta[:, None]), d_out, tl.zeros([BE, V], tl.float32), OPERAND, PRECISION)
+        tl.store(block(d_slots + W2, e, 0, V, BE, V), of_W.to(d_slots.dtype.element_ty))
+        of_S = product(tl.trans(x * f[:, None]), d_out, tl.zeros([BE, V], tl.float32), OPERAND, PRECISION)
+        tl.store(block(d_slots + S2, e, 0, V, BE, V), of_S.to(d_slots.dtype.element_ty))
+        of_active = product(tl.trans(d_scores), x, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
+        tl.store(block(d_active, 0, e, E, C, BE), of_active.to(d_slots.dtype.element_ty))
+        of_W = product(tl.trans(query), d_x * beta[:, None], tl.zeros([D, BE], tl.float32), OPERAND, PRECISION)
+        tl.store(block(d_slots, 0, e, E, D, BE), of_W.to(d_slots.dtype.element_ty))
+        of_S = product(tl.trans(query), d_x * f[:, None], tl.zeros([D, BE], tl.float32), OPERAND, PRECISION)
+        tl.store(block(d_slots + S1, 0, e, E, D, BE), of_S.to(d_slots.dtype.element_ty))
+        of_below = product(tl.trans(masked), d_x, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
+        tl.store(block(d_below, 0, e, E, C, BE), of_below.to(d_slots.dtype.element_ty))
 
 
 @triton.jit

@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import silu, silu_slope
-
 TILE = 2048
 """Numbers of a tile, where the widths let it be so small."""
 PER_THREAD = 8
@@ -132,9 +130,9 @@ def step_linear_kernel(
         tl.store(y + start + columns, tl.sum(query * seen, 0).to(y.dtype.element_ty))
 
     if (ENDS != "none") & (ANCHOR | BOUND):
-        tl.debug_barrier()  # what other threads stored is read again
+        tl.debug_barrier()  # what was just stored is read again
         if ended:
-            settle(W_new, S_new, A_new, max_norm, SIZE, D * BLOCK, ANCHOR, BOUND)
+            settle(W_new, S_new, A_new, at, max_norm, BLOCK, V // BLOCK, ANCHOR, BOUND)
 
 
 @triton.jit
@@ -180,7 +178,8 @@ def step_deep_kernel(
     for start in range(0, E, BLOCK):
         A1 = tl.load(A1_old + start + at1)
         A2 = tl.load(A2_old + start * V + at2)
-        sums += silu(tl.sum(key * A1, 0))[:, None] * A2
+        z = tl.sum(key * A1, 0)
+        sums += (z / (1 + tl.exp(-z)))[:, None] * A2
         if COPY:
             tl.store(A1_new + start + at1, A1)
             tl.store(A2_new + start * V + at2, A2)
@@ -198,9 +197,10 @@ def step_deep_kernel(
         if READ == "before":
             seen1, seen2 = W1, W2
         z = tl.sum(key * A1, 0)
-        hidden_error = tl.sum(A2 * error, 1) * silu_slope(z)
+        gate = 1 / (1 + tl.exp(-z))
+        hidden_error = tl.sum(A2 * error, 1) * (gate * (1 + z * (1 - gate)))
         S1 = decay * S1 - key * (rate * hidden_error)[None, :]
-        S2 = decay * S2 - (rate * silu(z))[:, None] * error
+        S2 = decay * S2 - (rate * z * gate)[:, None] * error
         W1 = keep * W1 + S1
         W2 = keep * W2 + S2
         if READ == "after":
@@ -209,44 +209,48 @@ def step_deep_kernel(
         tl.store(S1_new + start + at1, S1)
         tl.store(W2_new + start * V + at2, W2)
         tl.store(S2_new + start * V + at2, S2)
-        sums += silu(tl.sum(query * seen1, 0))[:, None] * seen2
+        z = tl.sum(query * seen1, 0)
+        sums += (z / (1 + tl.exp(-z)))[:, None] * seen2
     tl.store(y + lane * V + tl.arange(0, V), tl.sum(sums, 0).to(y.dtype.element_ty))
 
     if (ENDS != "none") & (ANCHOR | BOUND):
-        tl.debug_barrier()  # what other threads stored is read again
+        tl.debug_barrier()  # what was just stored is read again
         if ended:
-            settle(W1_new, S1_new, A1_new, max_norm, SIZE1, D * BLOCK, ANCHOR, BOUND)
-            settle(W2_new, S2_new, A2_new, max_norm, SIZE2, BLOCK * V, ANCHOR, BOUND)
+            settle(W1_new, S1_new, A1_new, at1, max_norm, BLOCK, E // BLOCK, ANCHOR, BOUND)
+            settle(W2_new, S2_new, A2_new, at2, max_norm, BLOCK * V, E // BLOCK, ANCHOR, BOUND)
 
 
 @triton.jit
 def settle(
-    W, S, A, max_norm, SIZE: tl.constexpr, BLOCK: tl.constexpr, ANCHOR: tl.constexpr, BOUND: tl.constexpr
+    W, S, A, at, max_norm, STEP: tl.constexpr, TILES: tl.constexpr, ANCHOR: tl.constexpr, BOUND: tl.constexpr
 ):  # fmt: skip
-    """The end of a chunk, for one matrix of SIZE numbers: W and S back to the bound, and W as the next anchor."""
-    at = tl.arange(0, BLOCK)
+    """The end of a chunk, for one matrix of TILES tiles `at`, STEP apart: W and S back to the bound, W the next anchor.
+
+    The tiles are those that W and S were written in, so that threads read again what they wrote themselves.
+    """
     scale_W, scale_S = 1.0, 1.0
     if BOUND:
-        squares_W = tl.zeros([BLOCK], tl.float32)
-        squares_S = tl.zeros([BLOCK], tl.float32)
-        for start in range(0, SIZE, BLOCK):
-            weight = tl.load(W + start + at)
-            momentum = tl.load(S + start + at)
+        squares_W = tl.zeros(at.shape, tl.float32)
+        squares_S = tl.zeros(at.shape, tl.float32)
+        for i in range(TILES):
+            weight = tl.load(W + i * STEP + at)
+            momentum = tl.load(S + i * STEP + at)
             squares_W += weight * weight
             squares_S += momentum * momentum
         scale_W = scale_back(tl.sum(squares_W), max_norm)
         scale_S = scale_back(tl.sum(squares_S), max_norm)
-    for start in range(0, SIZE, BLOCK):
-        weight = tl.load(W + start + at)
+    for i in range(TILES):
+        weight = tl.load(W + i * STEP + at)
         if BOUND:
             weight *= scale_W
-            tl.store(W + start + at, weight)
-            tl.store(S + start + at, tl.load(S + start + at) * scale_S)
+            tl.store(W + i * STEP + at, weight)
+            tl.store(S + i * STEP + at, tl.load(S + i * STEP + at) * scale_S)
         if ANCHOR:
-            tl.store(A + start + at, weight)
+            tl.store(A + i * STEP + at, weight)
 
 
 @triton.jit
 def scale_back(squares, max_norm):
+    """max_norm / norm where the norm is over it, exactly 1 where it is not; a norm that is not a number shows."""
     norm = tl.sqrt(squares)
-    return tl.where(norm <= max_norm, 1.0, max_norm / norm)  # a norm that is not a number shows
+    return tl.math.div_rn(max_norm, tl.where(norm <= max_norm, max_norm, norm))

@@ -29,9 +29,9 @@ def write_linear_kernel(
     SIZE: tl.constexpr = 2 * D * V
     lane = tl.program_id(0)
     token, length, position, _, entry, head = sequence(info, lane, heads)
-    chunks = ((position + length + CHUNK - 1) // CHUNK).to(tl.int32)
+    chunks = tl.where(length > 0, (position + length + CHUNK - 1) // CHUNK, 0).to(tl.int32)
     end = tl.minimum(n0 + count, chunks)
-    if (n0 >= end) | (length == 0):
+    if n0 >= end:
         return
     lane = lane.to(tl.int64)
     here = states + ((entry + now) * heads + head) * SIZE
@@ -102,9 +102,9 @@ def write_mlp_kernel(
     ANCHOR: tl.constexpr = E * (D + V)
     lane = tl.program_id(0)
     token, length, position, _, entry, head = sequence(info, lane, heads)
-    chunks = ((position + length + CHUNK - 1) // CHUNK).to(tl.int32)
+    chunks = tl.where(length > 0, (position + length + CHUNK - 1) // CHUNK, 0).to(tl.int32)
     end = tl.minimum(n0 + count, chunks)
-    if (n0 >= end) | (length == 0):
+    if n0 >= end:
         return
     lane = lane.to(tl.int64)
     anchor += lane * ANCHOR

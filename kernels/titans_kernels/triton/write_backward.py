@@ -29,7 +29,7 @@ def write_linear_backward_kernel(
     SIZE: tl.constexpr = 2 * D * V
     lane = tl.program_id(0)
     token, length, position, _, _, head = sequence(info, lane, heads)
-    chunks = ((position + length + CHUNK - 1) // CHUNK).to(tl.int32)
+    chunks = tl.where(length > 0, (position + length + CHUNK - 1) // CHUNK, 0).to(tl.int32)
     end = tl.minimum(n0 + count, chunks)
     lane = lane.to(tl.int64)
     d_W = tl.load(block(d_after + lane * SIZE, 0, 0, V, D, V))
@@ -120,7 +120,7 @@ def write_mlp_backward_kernel(
     ANCHOR: tl.constexpr = E * (D + V)
     lane = tl.program_id(0)
     token, length, position, _, _, head = sequence(info, lane, heads)
-    chunks = ((position + length + CHUNK - 1) // CHUNK).to(tl.int32)
+    chunks = tl.where(length > 0, (position + length + CHUNK - 1) // CHUNK, 0).to(tl.int32)
     end = tl.minimum(n0 + count, chunks)
     lane = lane.to(tl.int64)
     anchor += lane * ANCHOR
