@@ -8,21 +8,12 @@ What is compiled is what runs: the launches of a forward and a backward are reco
 
 from __future__ import annotations
 
-import argparse
-import csv
-import itertools
-import re
-import subprocess
 import sys
-import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 

@@ -215,8 +215,9 @@ def _unsupported(q: Tensor, v: Tensor, state: MemoryState) -> str | None:
         return f"d = {q.shape[-1]} and e = {v.shape[-1]}, want {', '.join(map(str, WIDTHS))}"
     if len(shapes) == 2 and (shapes[0][1] % 16 or shapes[0][1] > MAX_HIDDEN):
         return f"a hidden width of {shapes[0][1]}, want a multiple of 16 up to {MAX_HIDDEN}"
-    if any(w.dtype != torch.float32 for w in state.memory) or torch.float64 in (q.dtype, v.dtype):
-        return f"a state in {state.memory[0].dtype} and q in {q.dtype}, want a float32 state and no float64"
+    dtypes = {w.dtype for w in (*state.memory, *state.momentum, *state.anchor)}
+    if dtypes != {torch.float32} or torch.float64 in (q.dtype, v.dtype):
+        return f"a state in {', '.join(map(str, dtypes))} and q in {q.dtype}, want a float32 state and no float64"
     return None
 
 

@@ -12,7 +12,7 @@ from .plan import READS, Sequences, Shape, groups, operand, precision
 from .read import read_linear_kernel, read_mlp_kernel
 from .read_backward import read_linear_backward_kernel, read_mlp_backward_kernel, read_mlp_onto_kernel
 from .shares import share_backward_kernel, share_kernel
-from .tiles import CARRY, VECTORS
+from .tiles import D_VECTORS, NUMBERS, VECTORS
 from .write import write_linear_kernel, write_mlp_kernel
 from .write_backward import write_linear_backward_kernel, write_mlp_backward_kernel
 
@@ -44,28 +44,27 @@ class Call(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What the kernels leave for each other, for the chunks of one group."""
+    """What the kernels leave for each other, for the chunks of one group; a record a chunk and lane."""
 
-    vectors: Tensor
-    carry: Tensor
+    shares: Tensor
+    """Vectors and numbers of `tiles`, float32."""
     G: Tensor
     H: Tensor
+    """[C, C], or [C] with one gate a chunk."""
     slots: Tensor
-    z: Tensor
-    back: Tensor
-    delta: Tensor
-    scales: Tensor
+    """The state that the chunk began with; one record more than chunks, for the state after the last."""
+    trace: Tensor
+    """z [C, E] | W₂ᵀδ₂ [C, E] | δ₂ [C, V] of two layers, δ [C, V] of one."""
     work: Tensor
 
 
 class ScratchGradient(NamedTuple):
+    """Likewise, of the backward."""
+
     slots: Tensor
-    keys: Tensor
-    active: Tensor
-    below: Tensor
-    delta: Tensor
-    vectors: Tensor
-    carry: Tensor
+    trace: Tensor
+    """Of SiLU(z) [C, E] | δ₁ [C, E] | δ₂ [C, V] | k [C, D], or of δ [C, V] | k [C, D]."""
+    shares: Tensor
     G: Tensor
 
 
@@ -108,16 +107,12 @@ def allocate(call: Call, backward: bool) -> Scratch:
 
     square = (c,) if call.per_chunk else (c, c)
     return Scratch(
-        vectors=empty(g, lanes, VECTORS.value, c),
-        carry=empty(g, lanes, CARRY.value),
+        shares=empty(g, lanes, VECTORS.value * c + NUMBERS.value),
         G=empty(g, lanes, *square),
         H=empty(g, lanes, *square) if backward else empty(0),
         slots=empty(g + 1, lanes, 2 * shape.weights, dtype=shape.dtype),
-        z=empty(g, lanes, c, shape.hidden, dtype=shape.dtype),
-        back=empty(g, lanes, c, shape.hidden, dtype=shape.dtype),
-        delta=empty(g, lanes, c, shape.value, dtype=shape.dtype),
-        scales=empty(g, lanes, 4),
-        work=empty(2, lanes, 2 * shape.weights) if shape.hidden else empty(0),
+        trace=empty(g, lanes, c, 2 * shape.hidden + shape.value, dtype=shape.dtype),
+        work=empty(3 if backward else 2, lanes, 2 * shape.weights) if shape.hidden else empty(0),
     )
 
 
@@ -125,27 +120,23 @@ def allocate_gradient(call: Call) -> ScratchGradient:
     shape, g, lanes = call.shape, call.longest_group, call.lanes
     c, device = shape.tile, call.tokens[0].device
 
-    def empty(*size: int, dtype: torch.dtype = shape.errors) -> Tensor:
+    def empty(*size: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(size, dtype=dtype, device=device)
 
     return ScratchGradient(
-        slots=empty(g, lanes, 2 * shape.weights),
-        keys=empty(g, lanes, c, shape.key),
-        active=empty(g, lanes, c, shape.hidden),
-        below=empty(g, lanes, c, shape.hidden),
-        delta=empty(g, lanes, c, shape.value),
-        vectors=empty(g, lanes, 4, c, dtype=torch.float32),
-        carry=empty(g, lanes, CARRY.value, dtype=torch.float32),
+        slots=empty(g, lanes, 2 * shape.weights, dtype=shape.errors),
+        trace=empty(g, lanes, c, 2 * shape.hidden + shape.value + shape.key, dtype=shape.errors),
+        shares=empty(g, lanes, D_VECTORS.value * c + 4, dtype=torch.float32),
         G=empty(g, lanes, c, c, dtype=torch.float32),
     )
 
 
 def shares(call: Call, scratch: Scratch, n0: int, count: int, keep_H: bool) -> None:
     share_kernel[(count * call.lanes,)](
-        *call.gates, call.sequences.info, scratch.vectors, scratch.carry, scratch.G, scratch.H,
+        *call.gates, call.sequences.info, scratch.shares, scratch.G, scratch.H,
         n0, call.lanes, call.shape.heads,
         CHUNK=call.shape.chunk, C=call.shape.tile, PER_CHUNK=call.per_chunk, KEEP_H=keep_H,
-        **configuration("shares", call.shape).launch,
+        **configuration("shares", call.shape, call.tokens[0].device).launch,
     )  # fmt: skip
 
 
@@ -153,11 +144,11 @@ def share_backward(
     call: Call, scratch: Scratch, gradient: ScratchGradient, d_gates: list[Tensor], n0: int, count: int
 ) -> None:
     share_backward_kernel[(count * call.lanes,)](
-        *call.gates, call.sequences.info, scratch.vectors, scratch.G, scratch.H,
-        gradient.vectors, gradient.carry, gradient.G, *d_gates,
+        *call.gates, call.sequences.info, scratch.shares, scratch.G, scratch.H,
+        gradient.shares, gradient.G, *d_gates,
         n0, call.lanes, call.shape.heads,
         CHUNK=call.shape.chunk, C=call.shape.tile, PER_CHUNK=call.per_chunk, READ=call.read,
-        **configuration("shares", call.shape).launch,
+        **configuration("shares", call.shape, call.tokens[0].device).launch,
     )  # fmt: skip
 
 
@@ -167,75 +158,69 @@ def write(
 ) -> None:  # fmt: skip
     """out: state and anchor after the call; None where the group is run again for its backward."""
     shape, (_, k, v) = call.shape, call.tokens
-    config = configuration("write", shape)
+    config = configuration("write", shape, call.tokens[0].device)
     state_out, anchor_out = out or (kept, kept)
-    head = (k, v, call.sequences.info, scratch.vectors, scratch.carry, _or(call.anchor, kept), kept, state_out, anchor_out)
+    head = (k, v, call.sequences.info, scratch.shares, _or(call.anchor, kept), kept, state_out, anchor_out)
     tail = (n0, count, call.lanes, shape.heads, *places, call.max_norm)
     flags = dict(UNTIED=untied, BOUND=call.max_norm > 0, SAVE=out is not None)
     sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
     products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
     if shape.hidden:
         write_mlp_kernel[(call.lanes,)](
-            *head, scratch.work, scratch.slots, scratch.z, scratch.back, scratch.delta, scratch.scales, *tail,
+            *head, scratch.work, scratch.slots, scratch.trace, *tail,
             **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
         )  # fmt: skip
     else:
         write_linear_kernel[(call.lanes,)](
-            *head, scratch.slots, scratch.delta, scratch.scales, *tail,
-            **sizes, **flags, **products, **config.launch,
-        )  # fmt: skip
+            *head, scratch.slots, scratch.trace, *tail, **sizes, **flags, **products, **config.launch
+        )
 
 
 def read(call: Call, scratch: Scratch, y: Tensor, n0: int, count: int, untied: bool) -> None:
     shape, (q, k, _) = call.shape, call.tokens
-    config = configuration("read", shape)
-    head = (q, k, y, call.sequences.info, scratch.vectors, scratch.G, _or(call.anchor, scratch.vectors), scratch.slots)
+    config = configuration("read", shape, call.tokens[0].device)
+    anchor = _or(call.anchor, scratch.work)
+    head = (q, k, y, call.sequences.info, scratch.shares, scratch.G, anchor, scratch.slots, scratch.trace)
     tail = (n0, call.lanes, shape.heads)
     flags = dict(PER_CHUNK=call.per_chunk, READ=call.read, UNTIED=untied)
     sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
     products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
     if shape.hidden:
         read_mlp_kernel[(count * call.lanes,)](
-            *head, scratch.z, scratch.back, scratch.delta, *tail,
-            **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
-        )  # fmt: skip
-    else:
-        read_linear_kernel[(count * call.lanes,)](
-            *head, scratch.delta, *tail, **sizes, **flags, **products, **config.launch
+            *head, *tail, **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch
         )
+    else:
+        read_linear_kernel[(count * call.lanes,)](*head, *tail, **sizes, **flags, **products, **config.launch)
 
 
 def read_backward(
     call: Call, scratch: Scratch, gradient: ScratchGradient, d_y: Tensor, d_q: Tensor, n0: int, count: int, untied: bool
 ) -> None:
     shape, (q, k, _) = call.shape, call.tokens
-    config = configuration("read_backward", shape)
-    head = (q, k, d_y, call.sequences.info, scratch.vectors, scratch.G, _or(call.anchor, scratch.vectors), scratch.slots)
+    config = configuration("read_backward", shape, call.tokens[0].device)
+    anchor = _or(call.anchor, scratch.work)
+    head = (q, k, d_y, call.sequences.info, scratch.shares, scratch.G, anchor, scratch.slots, scratch.trace)
+    out = (d_q, gradient.slots, gradient.trace, gradient.shares, gradient.G)
     tail = (n0, call.lanes, shape.heads)
     flags = dict(PER_CHUNK=call.per_chunk, READ=call.read, UNTIED=untied)
     sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
     products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
     if shape.hidden:
         read_mlp_backward_kernel[(count * call.lanes,)](
-            *head, scratch.z, scratch.back, scratch.delta,
-            d_q, gradient.keys, gradient.slots, gradient.active, gradient.below, gradient.delta, gradient.vectors,
-            gradient.G, *tail,
-            **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+            *head, *out, *tail, **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
         )  # fmt: skip
         if call.read == READS["anchor"]:
             return
-        config = configuration("read_onto", shape)
+        config = configuration("read_onto", shape, call.tokens[0].device)
         read_mlp_onto_kernel[(count * call.lanes,)](
-            q, k, d_y, call.sequences.info, scratch.vectors, scratch.G, scratch.delta,
-            gradient.slots, gradient.active, gradient.below, *tail,
+            q, k, d_y, call.sequences.info, scratch.shares, scratch.G, scratch.trace, gradient.slots, gradient.trace, *tail,
             **sizes, E=shape.hidden, BE=config.block, PER_CHUNK=call.per_chunk, READ=call.read,
             **products, **config.launch,
         )  # fmt: skip
     else:
         read_linear_backward_kernel[(count * call.lanes,)](
-            *head, scratch.delta, d_q, gradient.keys, gradient.slots, gradient.delta, gradient.vectors, gradient.G, *tail,
-            **sizes, **flags, **products, **config.launch,
-        )  # fmt: skip
+            *head, *out, *tail, **sizes, **flags, **products, **config.launch
+        )
 
 
 def write_backward(
@@ -243,25 +228,24 @@ def write_backward(
     d_anchor_out: Tensor | None, d_tokens: list[Tensor], d_anchor: Tensor, n0: int, count: int, untied: bool,
 ) -> None:  # fmt: skip
     shape, k = call.shape, call.tokens[1]
-    config = configuration("write_backward", shape)
-    head = (k, call.sequences.info, scratch.vectors, scratch.carry, _or(call.anchor, d_after), scratch.slots)
-    after = (d_after, _or(d_anchor_out, d_after))
-    out = (*d_tokens[1:], gradient.vectors, gradient.carry, d_before, d_anchor)
+    config = configuration("write_backward", shape, call.tokens[0].device)
+    anchor = _or(call.anchor, d_after)
+    head = (k, call.sequences.info, scratch.shares, anchor, scratch.slots, scratch.trace)
+    after = (gradient.slots, gradient.trace, d_after, _or(d_anchor_out, d_after))
+    out = (*d_tokens[1:], gradient.shares, d_before, d_anchor)
     tail = (n0, count, call.lanes, shape.heads, call.max_norm)
     flags = dict(READ=call.read, UNTIED=untied, BOUND=call.max_norm > 0, BORDER=d_anchor_out is not None)
     sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
     products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
     if shape.hidden:
         write_mlp_backward_kernel[(call.lanes,)](
-            *head, scratch.z, scratch.back, scratch.delta, scratch.scales,
-            gradient.slots, gradient.keys, gradient.active, gradient.below, gradient.delta, *after, scratch.work,
-            *out, *tail, **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+            *head, *after, scratch.work, *out, *tail,
+            **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
         )  # fmt: skip
     else:
         write_linear_backward_kernel[(call.lanes,)](
-            *head, scratch.delta, scratch.scales, gradient.slots, gradient.keys, gradient.delta, *after,
-            *out, *tail, **sizes, **flags, **products, **config.launch,
-        )  # fmt: skip
+            *head, *after, *out, *tail, **sizes, **flags, **products, **config.launch
+        )
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:

@@ -133,7 +133,8 @@ def _kept(q, k, v, state, cu_seqlens, position, hidden: int, chunk: int, keep: b
         return tuple(state.shape)
     group = _group(_shape(q, k, v, hidden, chunk), q, state, cu_seqlens, keep)
     if cu_seqlens is None and position is None:
-        return (rows * max(1, -(-(-(-q.shape[1] // chunk)) // group)), *state.shape[1:])
+        chunks = -(-q.shape[1] // chunk)
+        return (rows * max(1, -(-chunks // group)), *state.shape[1:])
     return (q.shape[0] * q.shape[1] // (chunk * group) + 3 * rows, *state.shape[1:])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -92,7 +92,7 @@ def sequences(
         starts, lengths = [row * t for row in range(b)], [t] * b
     else:
         ends = cu_seqlens.tolist()
-        starts, lengths = ends[:-1], [stop - start for start, stop in zip(ends, ends[1:], strict=False)]
+        starts, lengths = ends[:-1], [stop - start for start, stop in pairwise(ends)]
     positions = [0] * len(starts) if position is None else position.tolist()
     chunks = [-(-(p + n) // chunk) if n else 0 for p, n in zip(positions, lengths, strict=True)]
     if cu_seqlens is None:

@@ -6,13 +6,25 @@ Needs of each chunk only what the recurrence left: the state it began with, z an
 import triton
 import triton.language as tl
 
-from .tiles import VECTORS, block, live_rows, load_tokens, product, read_G, read_shares, sequence, silu, silu_slope
-from .tiles import store_tokens
+from .tiles import (
+    NUMBERS,
+    VECTORS,
+    block,
+    live_rows,
+    load_tokens,
+    product,
+    read_G,
+    read_shares,
+    sequence,
+    silu,
+    silu_slope,
+    store_tokens,
+)
 
 
 @triton.jit
 def read_linear_kernel(
-    q, k, y, info, vectors, G, anchor, slots, delta,
+    q, k, y, info, shares, G, anchor, slots, trace,
     n0, lanes, heads,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
     PER_CHUNK: tl.constexpr, READ: tl.constexpr, UNTIED: tl.constexpr,
@@ -36,10 +48,10 @@ def read_linear_kernel(
             A = tl.load(block(anchor + lane.to(tl.int64) * D * V, 0, 0, V, D, V))
         out = product(query, A, out, OPERAND, PRECISION)
     else:
-        beta, f = read_shares(vectors + at * VECTORS * C, first, stop, C, READ)
+        beta, f = read_shares(shares + at * (VECTORS * C + NUMBERS), first, stop, C, READ)
         share = read_G(G + at * (C if PER_CHUNK else C * C), first, stop, C, READ, PER_CHUNK)
         key = load_tokens(k, start, head, heads, first, stop, C, D)
-        error = tl.load(block(delta + at * C * V, 0, 0, V, C, V))
+        error = tl.load(block(trace + at * C * V, 0, 0, V, C, V))
         scores = product(query, tl.trans(key), tl.zeros([C, C], tl.float32), OPERAND, PRECISION)
         out = product(-scores * share, error, out, OPERAND, PRECISION)
         out = product(query * beta[:, None], tl.load(block(slots + at * SIZE, 0, 0, V, D, V)), out, OPERAND, PRECISION)
@@ -50,7 +62,7 @@ def read_linear_kernel(
 
 @triton.jit
 def read_mlp_kernel(
-    q, k, y, info, vectors, G, anchor, slots, z, back, delta,
+    q, k, y, info, shares, G, anchor, slots, trace,
     n0, lanes, heads,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, V: tl.constexpr, BE: tl.constexpr,
     PER_CHUNK: tl.constexpr, READ: tl.constexpr, UNTIED: tl.constexpr,
@@ -71,12 +83,12 @@ def read_mlp_kernel(
     start = token + i * CHUNK - position
     query = load_tokens(q, start, head, heads, first, stop, C, D)
     slots += at * SIZE
-    z += at * C * E
-    back += at * C * E
+    z = trace + at * C * (2 * E + V)
+    back, delta = z + C * E, z + 2 * C * E
     out = tl.zeros([C, V], tl.float32)
     if READ == 2:
         anchor += lane.to(tl.int64) * E * (D + V)
-        for e in range(0, E, BE):
+        for e in tl.range(0, E, BE, disable_licm=True):
             if UNTIED:
                 A1 = tl.load(block(anchor, 0, e, E, D, BE))
                 A2 = tl.load(block(anchor + S1, e, 0, V, BE, V))
@@ -86,14 +98,14 @@ def read_mlp_kernel(
             x = silu(product(query, A1, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION))
             out = product(x, A2, out, OPERAND, PRECISION)
     else:
-        beta, f = read_shares(vectors + at * VECTORS * C, first, stop, C, READ)
+        beta, f = read_shares(shares + at * (VECTORS * C + NUMBERS), first, stop, C, READ)
         share = read_G(G + at * (C if PER_CHUNK else C * C), first, stop, C, READ, PER_CHUNK)
         key = load_tokens(k, start, head, heads, first, stop, C, D)
         masked = product(query, tl.trans(key), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * -share
         masked = masked.to(OPERAND)
         query_W, query_S = (query * beta[:, None]).to(OPERAND), (query * f[:, None]).to(OPERAND)
         scores = tl.zeros([C, C], tl.float32)
-        for e in range(0, E, BE):
+        for e in tl.range(0, E, BE, disable_licm=True):
             hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
             below = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * silu_slope(hidden)
             x = product(masked, below, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
@@ -102,6 +114,6 @@ def read_mlp_kernel(
             scores = product(x, tl.trans(silu(hidden)), scores, OPERAND, PRECISION)
             out = product(x * beta[:, None], tl.load(block(slots + W2, e, 0, V, BE, V)), out, OPERAND, PRECISION)
             out = product(x * f[:, None], tl.load(block(slots + S2, e, 0, V, BE, V)), out, OPERAND, PRECISION)
-        error = tl.load(block(delta + at * C * V, 0, 0, V, C, V))
+        error = tl.load(block(delta, 0, 0, V, C, V))
         out = product(-scores * share, error, out, OPERAND, PRECISION)
     store_tokens(y, out, start, head, heads, first, stop, C, V)

@@ -7,20 +7,33 @@ layer, the errors) and of the coefficients go to scratch, where the reverse of t
 import triton
 import triton.language as tl
 
-from .tiles import VECTORS, block, live_rows, load_tokens, product, read_G, read_shares, sequence, silu, silu_slope
-from .tiles import store_tokens
+from .tiles import (
+    D_VECTORS,
+    NUMBERS,
+    VECTORS,
+    block,
+    live_rows,
+    load_tokens,
+    product,
+    read_G,
+    read_shares,
+    sequence,
+    silu,
+    silu_slope,
+    store_tokens,
+)
 
 
 @triton.jit
 def read_linear_backward_kernel(
-    q, k, d_y, info, vectors, G, anchor, slots, delta,
-    d_q, d_k, d_slots, d_delta, d_vectors, d_G,
+    q, k, d_y, info, shares, G, anchor, slots, trace,
+    d_q, d_slots, d_trace, d_shares, d_G,
     n0, lanes, heads,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
     PER_CHUNK: tl.constexpr, READ: tl.constexpr, UNTIED: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """d_k [at, C, D], d_delta [at, C, V]: what the reads give; d_slots as slots; d_vectors: rows 0 and 1 of four."""
+    """To scratch: d_trace, gradients of the errors [at, C, V] | of the keys [at, C, D]; d_slots as slots."""
     SIZE: tl.constexpr = 2 * D * V
     lane = tl.program_id(0) % lanes
     i = n0 + tl.program_id(0) // lanes
@@ -34,8 +47,9 @@ def read_linear_backward_kernel(
     d_out = load_tokens(d_y, start, head, heads, first, stop, C, V)
     slots += at * SIZE
     d_slots += at * SIZE
-    d_k = block(d_k + at * C * D, 0, 0, D, C, D)
-    d_delta = block(d_delta + at * C * V, 0, 0, V, C, V)
+    d_trace += at * C * (V + D)
+    d_delta = block(d_trace, 0, 0, V, C, V)
+    d_k = block(d_trace + C * V, 0, 0, D, C, D)
     d_W = block(d_slots, 0, 0, V, D, V)
     d_S = block(d_slots + D * V, 0, 0, V, D, V)
     if READ == 2:
@@ -50,16 +64,16 @@ def read_linear_backward_kernel(
         tl.store(d_delta, tl.zeros([C, V], d_slots.dtype.element_ty))
     else:
         rows = tl.arange(0, C)
-        beta, f = read_shares(vectors + at * VECTORS * C, first, stop, C, READ)
+        beta, f = read_shares(shares + at * (VECTORS * C + NUMBERS), first, stop, C, READ)
         share = read_G(G + at * (C if PER_CHUNK else C * C), first, stop, C, READ, PER_CHUNK)
         key = load_tokens(k, start, head, heads, first, stop, C, D)
-        error = tl.load(block(delta + at * C * V, 0, 0, V, C, V))
+        error = tl.load(block(trace + at * C * V, 0, 0, V, C, V))
         W = tl.load(block(slots, 0, 0, V, D, V))
         S = tl.load(block(slots + D * V, 0, 0, V, D, V))
         through_W = product(d_out, tl.trans(W), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
         through_S = product(d_out, tl.trans(S), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
         d_query = beta[:, None] * through_W + f[:, None] * through_S
-        _store_shares(d_vectors + at * 4 * C, tl.sum(query * through_W, 1), tl.sum(query * through_S, 1),
+        _store_shares(d_shares + at * (D_VECTORS * C + 4), tl.sum(query * through_W, 1), tl.sum(query * through_S, 1),
                       rows, first, stop, C, READ)  # fmt: skip
         of_W = product(tl.trans(query * beta[:, None]), d_out, tl.zeros([D, V], tl.float32), OPERAND, PRECISION)
         of_S = product(tl.trans(query * f[:, None]), d_out, tl.zeros([D, V], tl.float32), OPERAND, PRECISION)
@@ -79,8 +93,8 @@ def read_linear_backward_kernel(
 
 @triton.jit
 def read_mlp_backward_kernel(
-    q, k, d_y, info, vectors, G, anchor, slots, z, back, delta,
-    d_q, d_k, d_slots, d_active, d_below, d_delta, d_vectors, d_G,
+    q, k, d_y, info, shares, G, anchor, slots, trace,
+    d_q, d_slots, d_trace, d_shares, d_G,
     n0, lanes, heads,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, V: tl.constexpr, BE: tl.constexpr,
     PER_CHUNK: tl.constexpr, READ: tl.constexpr, UNTIED: tl.constexpr,
@@ -88,8 +102,9 @@ def read_mlp_backward_kernel(
 ):  # fmt: skip
     """A memory of two layers, in blocks of the hidden width; all but what `read_mlp_onto_kernel` does.
 
-    d_active, d_below [at, C, E]: left with what was read after the first layer, and its gradient before SiLU; with
-    READ = 2, which needs no more, with the gradients of SiLU(z) and of the first layer's errors δ₁: none.
+    d_trace: gradients of SiLU(z) [at, C, E] | of δ₁ [at, C, E] | of δ₂ [at, C, V] | of the keys [at, C, D]. In the first
+    two's places stay what was read after the first layer and its gradient before SiLU; with READ = 2, which needs no
+    more, zeros.
     """
     SIZE: tl.constexpr = 2 * E * (D + V)
     S1: tl.constexpr = D * E
@@ -107,16 +122,16 @@ def read_mlp_backward_kernel(
     d_out = load_tokens(d_y, start, head, heads, first, stop, C, V)
     slots += at * SIZE
     d_slots += at * SIZE
-    z += at * C * E
-    back += at * C * E
-    d_active += at * C * E
-    d_below += at * C * E
-    d_k = block(d_k + at * C * D, 0, 0, D, C, D)
-    d_delta = block(d_delta + at * C * V, 0, 0, V, C, V)
+    z = trace + at * C * (2 * E + V)
+    back, delta = z + C * E, block(z + 2 * C * E, 0, 0, V, C, V)
+    d_active = d_trace + at * C * (2 * E + V + D)
+    d_below = d_active + C * E
+    d_delta = block(d_active + 2 * C * E, 0, 0, V, C, V)
+    d_k = block(d_active + 2 * C * E + C * V, 0, 0, D, C, D)
     d_query = tl.zeros([C, D], tl.float32)
     if READ == 2:
         anchor += lane.to(tl.int64) * E * (D + V)
-        for e in range(0, E, BE):
+        for e in tl.range(0, E, BE, disable_licm=True):
             if UNTIED:
                 A1 = tl.load(block(anchor, 0, e, E, D, BE))
                 A2 = tl.load(block(anchor + S1, e, 0, V, BE, V))
@@ -139,8 +154,7 @@ def read_mlp_backward_kernel(
     else:
         rows = tl.arange(0, C)
         G += at * (C if PER_CHUNK else C * C)
-        delta = block(delta + at * C * V, 0, 0, V, C, V)
-        beta, f = read_shares(vectors + at * VECTORS * C, first, stop, C, READ)
+        beta, f = read_shares(shares + at * (VECTORS * C + NUMBERS), first, stop, C, READ)
         share = read_G(G, first, stop, C, READ, PER_CHUNK)
         key = load_tokens(k, start, head, heads, first, stop, C, D)
         masked = product(query, tl.trans(key), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * -share
@@ -148,7 +162,7 @@ def read_mlp_backward_kernel(
         d_scores = product(d_out, tl.trans(tl.load(delta)), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * -share
         d_scores = d_scores.to(OPERAND)
         of_beta, of_f = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
-        for e in range(0, E, BE):  # what is read, and its gradient
+        for e in tl.range(0, E, BE, disable_licm=True):  # what is read, and its gradient
             hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
             active, slope = silu(hidden), silu_slope(hidden)
             below = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * slope
@@ -174,14 +188,16 @@ def read_mlp_backward_kernel(
             of_f += tl.sum(by_S * d_x, 1)
             d_query = product(beta[:, None] * d_x, tl.trans(W), d_query, OPERAND, PRECISION)
             d_query = product(f[:, None] * d_x, tl.trans(S), d_query, OPERAND, PRECISION)
-        _store_shares(d_vectors + at * 4 * C, of_beta, of_f, rows, first, stop, C, READ)
+        _store_shares(d_shares + at * (D_VECTORS * C + 4), of_beta, of_f, rows, first, stop, C, READ)
         tl.debug_barrier()  # what the loop stored is read back below, by other threads
 
         scores = tl.zeros([C, C], tl.float32)  # of the second layer
         d_masked = tl.zeros([C, C], tl.float32)  # of the first
-        for e in range(0, E, BE):  # what needs sums over the hidden width
+        for e in tl.range(0, E, BE, disable_licm=True):  # what needs sums over the hidden width
             hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
-            scores = product(tl.load(block(d_active, 0, e, E, C, BE)), tl.trans(silu(hidden)), scores, OPERAND, PRECISION)
+            scores = product(
+                tl.load(block(d_active, 0, e, E, C, BE)), tl.trans(silu(hidden)), scores, OPERAND, PRECISION
+            )
             below = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * silu_slope(hidden)
             d_masked = product(tl.load(block(d_below, 0, e, E, C, BE)), tl.trans(below), d_masked, OPERAND, PRECISION)
         share = read_G(G, first, stop, C, READ, PER_CHUNK)
@@ -202,15 +218,15 @@ def read_mlp_backward_kernel(
 
 @triton.jit
 def read_mlp_onto_kernel(
-    q, k, d_y, info, vectors, G, delta,
-    d_slots, d_active, d_below,
+    q, k, d_y, info, shares, G, trace,
+    d_slots, d_trace,
     n0, lanes, heads,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, V: tl.constexpr, BE: tl.constexpr,
     PER_CHUNK: tl.constexpr, READ: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """What each block of the hidden width has for itself: of the state, from what was read there and its gradient, which
-    the kernel above has left in d_active and d_below; those of SiLU(z) and δ₁ take their place."""
+    the kernel above has left in d_trace; those of SiLU(z) and δ₁ take their places."""
     SIZE: tl.constexpr = 2 * E * (D + V)
     S1: tl.constexpr = D * E
     W2: tl.constexpr = 2 * D * E
@@ -226,16 +242,16 @@ def read_mlp_onto_kernel(
     query = load_tokens(q, start, head, heads, first, stop, C, D)
     d_out = load_tokens(d_y, start, head, heads, first, stop, C, V)
     d_slots += at * SIZE
-    d_active += at * C * E
-    d_below += at * C * E
-    beta, f = read_shares(vectors + at * VECTORS * C, first, stop, C, READ)
+    d_active = d_trace + at * C * (2 * E + V + D)
+    d_below = d_active + C * E
+    beta, f = read_shares(shares + at * (VECTORS * C + NUMBERS), first, stop, C, READ)
     share = -read_G(G + at * (C if PER_CHUNK else C * C), first, stop, C, READ, PER_CHUNK)
     key = load_tokens(k, start, head, heads, first, stop, C, D)
-    error = tl.load(block(delta + at * C * V, 0, 0, V, C, V))
+    error = tl.load(block(trace + at * C * (2 * E + V) + 2 * C * E, 0, 0, V, C, V))
     masked = product(query, tl.trans(key), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * share
     d_scores = product(d_out, tl.trans(error), tl.zeros([C, C], tl.float32), OPERAND, PRECISION) * share
     masked, d_scores = masked.to(OPERAND), d_scores.to(OPERAND)
-    for e in range(0, E, BE):
+    for e in tl.range(0, E, BE, disable_licm=True):
         x = tl.load(block(d_active, 0, e, E, C, BE))
         d_x = tl.load(block(d_below, 0, e, E, C, BE))
         tl.debug_barrier()  # each is overwritten below, by other threads than read it
@@ -254,11 +270,11 @@ def read_mlp_onto_kernel(
 
 
 @triton.jit
-def _store_shares(d_vectors, of_beta, of_f, rows, first, stop, C: tl.constexpr, SHIFT: tl.constexpr):
+def _store_shares(d_shares, of_beta, of_f, rows, first, stop, C: tl.constexpr, SHIFT: tl.constexpr):
     """To the token whose β and f they are; where no token's are read, the gradient is nobody's."""
     known = (rows - SHIFT >= first) & (rows < stop)
-    tl.store(d_vectors + rows - SHIFT, of_beta, mask=known)
-    tl.store(d_vectors + C + rows - SHIFT, of_f, mask=known)
+    tl.store(d_shares + rows - SHIFT, of_beta, mask=known)
+    tl.store(d_shares + C + rows - SHIFT, of_f, mask=known)
 
 
 @triton.jit

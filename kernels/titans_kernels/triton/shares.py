@@ -7,13 +7,13 @@ exactly 0 and 1 are exact in value and gradient. With one gate a chunk, G and H 
 import triton
 import triton.language as tl
 
-from .tiles import CARRY, VECTORS, live_rows, sequence
+from .tiles import D_VECTORS, NUMBERS, VECTORS, live_rows, sequence
 
 
 @triton.jit
 def share_kernel(
     alpha, eta, theta,
-    info, vectors, carry, G, H,
+    info, shares, G, H,
     n0, lanes, heads,
     CHUNK: tl.constexpr, C: tl.constexpr, PER_CHUNK: tl.constexpr, KEEP_H: tl.constexpr,
 ):  # fmt: skip
@@ -26,7 +26,7 @@ def share_kernel(
         return
     at = slot.to(tl.int64) * lanes + lane
     token += i * CHUNK - position
-    vectors += at * VECTORS * C
+    shares += at * (VECTORS * C + NUMBERS)
     G += at * (C if PER_CHUNK else C * C)
     H += at * (C if PER_CHUNK else C * C)
     column = tl.arange(0, C)
@@ -43,9 +43,9 @@ def share_kernel(
         m = decay * m
         beta = keep * beta
         f = keep * f + m
-        tl.store(vectors + r, beta)
-        tl.store(vectors + C + r, f)
-        tl.store(vectors + 2 * C + r, m)
+        tl.store(shares + r, beta)
+        tl.store(shares + C + r, f)
+        tl.store(shares + 2 * C + r, m)
         if PER_CHUNK:
             h = tl.where(r == first, rate, decay * h)
             g = keep * g + h
@@ -56,23 +56,23 @@ def share_kernel(
             tl.store(G + r * C + column, G_row)
             if KEEP_H:
                 tl.store(H + r * C + column, H_row)
-    tl.store(vectors + 3 * C + column, G_row)
-    tl.store(vectors + 4 * C + column, H_row)
-    tl.store(carry + at * CARRY, beta)
-    tl.store(carry + at * CARRY + 1, f)
-    tl.store(carry + at * CARRY + 2, m)
+    tl.store(shares + 3 * C + column, G_row)
+    tl.store(shares + 4 * C + column, H_row)
+    tl.store(shares + VECTORS * C, beta)
+    tl.store(shares + VECTORS * C + 1, f)
+    tl.store(shares + VECTORS * C + 2, m)
 
 
 @triton.jit
 def share_backward_kernel(
     alpha, eta, theta,
-    info, vectors, G, H,
-    d_vectors, d_carry, d_G,
+    info, shares, G, H,
+    d_shares, d_G,
     d_alpha, d_eta, d_theta,
     n0, lanes, heads,
     CHUNK: tl.constexpr, C: tl.constexpr, PER_CHUNK: tl.constexpr, READ: tl.constexpr,
 ):  # fmt: skip
-    """The same rows from the last to the first. d_vectors: of β, f as read, [2, C], then of G_c, H_c as written."""
+    """The same rows from the last to the first."""
     slot, lane = tl.program_id(0) // lanes, tl.program_id(0) % lanes
     token, length, position, gate, _, head = sequence(info, lane, heads)
     i = n0 + slot
@@ -81,20 +81,20 @@ def share_backward_kernel(
         return
     at = slot.to(tl.int64) * lanes + lane
     token += i * CHUNK - position
-    vectors += at * VECTORS * C
-    d_vectors += at * 4 * C
+    shares += at * (VECTORS * C + NUMBERS)
+    d_shares += at * (D_VECTORS * C + 4)
     d_G += at * C * C
     G += at * (C if PER_CHUNK else C * C)
     H += at * (C if PER_CHUNK else C * C)
     column = tl.arange(0, C)
     written = (column >= first) & (column < stop)
-    d_G_row = tl.load(d_vectors + 2 * C + column, mask=written, other=0.0)
-    d_H_row = tl.load(d_vectors + 3 * C + column, mask=written, other=0.0)
-    d_beta = tl.load(d_carry + at * CARRY)
-    d_f = tl.load(d_carry + at * CARRY + 1)
-    d_m = tl.load(d_carry + at * CARRY + 2)
+    d_G_row = tl.load(d_shares + 2 * C + column, mask=written, other=0.0)
+    d_H_row = tl.load(d_shares + 3 * C + column, mask=written, other=0.0)
+    d_beta = tl.load(d_shares + D_VECTORS * C)
+    d_f = tl.load(d_shares + D_VECTORS * C + 1)
+    d_m = tl.load(d_shares + D_VECTORS * C + 2)
     sum_alpha, sum_eta, sum_theta = 0.0, 0.0, 0.0
-    for back in range(0, stop - first):
+    for back in range(stop - first):
         r = stop - 1 - back
         where = ((gate + i) if PER_CHUNK else (token + r)) * heads + head
         keep = 1.0 - tl.load(alpha + where).to(tl.float32)
@@ -102,8 +102,8 @@ def share_backward_kernel(
         if READ != 2:
             read = r + READ < stop  # "before": row r is what the next token reads
             d_G_row += tl.load(d_G + r * C + column, mask=read & (column >= first) & (column <= r), other=0.0)
-            d_beta += tl.load(d_vectors + r, mask=read, other=0.0)
-            d_f += tl.load(d_vectors + C + r, mask=read, other=0.0)
+            d_beta += tl.load(d_shares + r, mask=read, other=0.0)
+            d_f += tl.load(d_shares + C + r, mask=read, other=0.0)
         d_H_row += d_G_row
         d_m += d_f
         known = r > first  # the row before; nothing of this chunk is in it before the first
@@ -111,9 +111,9 @@ def share_backward_kernel(
         row = (r - 1 - column) if PER_CHUNK else ((r - 1) * C + column)
         G_row = tl.load(G + row, mask=seen, other=0.0)
         H_row = tl.load(H + row, mask=seen, other=0.0)
-        beta = tl.load(vectors + r - 1, mask=known, other=1.0)
-        f = tl.load(vectors + C + r - 1, mask=known, other=0.0)
-        m = tl.load(vectors + 2 * C + r - 1, mask=known, other=1.0)
+        beta = tl.load(shares + r - 1, mask=known, other=1.0)
+        f = tl.load(shares + C + r - 1, mask=known, other=0.0)
+        m = tl.load(shares + 2 * C + r - 1, mask=known, other=1.0)
         of_alpha = -(tl.sum(d_G_row * G_row) + d_beta * beta + d_f * f)
         of_eta = tl.sum(d_H_row * H_row) + d_m * m
         of_theta = tl.sum(tl.where(column == r, d_H_row, 0.0))

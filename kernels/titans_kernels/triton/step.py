@@ -1,4 +1,4 @@
-"""One token for every lane, for generation: write it, read it, and at a chunk's end settle the state (memory.md, 1).
+"""One token for every lane, for generation: write it, read it, and at a chunk's end settle the state (kernels/README.md, 1).
 
 One program a (row, head), all in float32. A step does a few operations for each number it moves, so only the traffic
 counts: a program passes over the state in tiles of whole 64-byte pieces, 16 bytes a thread at a time, and takes the
@@ -6,6 +6,7 @@ anchor from the cache where it needs it again. Rows may stand at different place
 """
 
 import contextlib
+from typing import Any
 
 import torch
 import triton
@@ -15,8 +16,10 @@ from torch import Tensor
 TILE = 2048
 """Numbers of a tile, where the widths let it be so small."""
 PER_THREAD = 8
-"""Numbers of a tile that a thread holds. Six tiles are alive at once, and two programs should fit a multiprocessor; and
-4 or more keep threads from sharing a number, which the step in place relies on: who reads a number overwrites it."""
+"""Numbers of a tile that a thread holds: six tiles are alive at once, and two programs should fit a multiprocessor."""
+UNSHARED = 4
+"""At least so many, or a number would be held by several threads; a step in place needs the thread that read a number
+to be the one that writes over it."""
 
 Groups = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
@@ -42,7 +45,7 @@ def launch_step(
     ends: whose chunk ends with this token: "none", "all", or the "rows" whose position is 0. Unless "none", the new
         anchor is written, except where it is the new memory itself.
     """
-    kernel = step_linear_kernel if len(old[0]) == 1 else step_deep_kernel
+    kernel: Any = step_linear_kernel if len(old[0]) == 1 else step_deep_kernel
     if not y.is_cuda and isinstance(kernel, triton.JITFunction):
         raise ValueError(
             f"backend: got 'triton' with tensors on {y.device}, want them on a GPU, or TRITON_INTERPRET=1 set before Triton "
@@ -62,20 +65,19 @@ def launch_step(
             **sizes, READ=read, ENDS=ends, BOUND=max_norm is not None,
             ANCHOR=own_anchor, COPY=ends == "rows" and new[2][0] is not old[2][0],
             **options,
-        )  # fmt: skip  # pyright: ignore[reportCallIssue]
+        )  # fmt: skip
 
 
 def configuration(shapes: list[torch.Size], warp: int) -> tuple[dict[str, int], dict[str, int]]:
     """Tile sizes and launch options for a memory of layers [d_in, d_out] with d, e powers of two from 16 to 128 and a
     hidden width that is a multiple of 16, on a GPU with `warp` threads a warp."""
-    width, value = shapes[0][0], shapes[-1][1]
-    looped = shapes[0][1]  # the hidden width; the values' in a memory of one layer, whose columns are independent
-    divisor = looped & -looped  # so that no tile reaches past the end
-    ends = (width,) if len(shapes) == 1 else (width, value)
-    columns = min(divisor, max(16, TILE // min(ends)))
-    warps = max(1, min(ends) * columns // (warp * PER_THREAD))
-    sizes = {"D": width, "V": value, "BLOCK": columns} | ({} if len(shapes) == 1 else {"E": looped})
-    return sizes, {"num_warps": min(8, warps), "num_stages": 1}
+    width, looped, value = shapes[0][0], shapes[0][1], shapes[-1][1]  # one layer is looped over its independent columns
+    sides = (width, value) if len(shapes) == 2 else (width,)
+    columns = min(looped & -looped, max(16, TILE // max(sides)))  # so that no tile reaches past the end
+    fastest = max(sides) * columns // (warp * PER_THREAD)
+    allowed = min(sides) * columns // (warp * UNSHARED)
+    sizes = {"D": width, "V": value, "BLOCK": columns} | ({"E": looped} if len(shapes) == 2 else {})
+    return sizes, {"num_warps": max(1, min(fastest, allowed, 8)), "num_stages": 1}
 
 
 @triton.jit

@@ -12,9 +12,11 @@ INFO = tl.constexpr(5)
 """Fields of a sequence: first token, length, position in its first chunk, first gate where one serves a chunk, and
 first entry among the kept states."""
 VECTORS = tl.constexpr(5)
-"""Vectors of a chunk: β, f, m at each token; G_c, H_c, the shares of each token's gradient at the chunk's end."""
-CARRY = tl.constexpr(4)
-"""Numbers of a chunk: β_c, f_c, m_c at its end, and one unused."""
+"""Vectors of a chunk, C numbers each: β, f, m at each token; G_c, H_c, the shares of each token's gradient at the end."""
+NUMBERS = tl.constexpr(8)
+"""After them: β_c, f_c, m_c at the chunk's end, one unused; what the bound multiplied W₁, S₁, W₂, S₂ with."""
+D_VECTORS = tl.constexpr(4)
+"""Vectors of their gradient: of β and f as read; of G_c, H_c as written. Then those of β_c, f_c, m_c, and one unused."""
 
 
 @triton.jit
@@ -54,11 +56,11 @@ def block(x, first_row, first_column, WIDTH: tl.constexpr, ROWS: tl.constexpr, C
 
 
 @triton.jit
-def read_shares(vectors, first, stop, C: tl.constexpr, SHIFT: tl.constexpr):
+def read_shares(shares, first, stop, C: tl.constexpr, SHIFT: tl.constexpr):
     """β and f of the memory that each row reads, [C] each: its own token's, or with SHIFT = 1 the token's before."""
     source = tl.arange(0, C) - SHIFT
     known = (source >= first) & (source < stop)
-    return tl.load(vectors + source, mask=known, other=1.0), tl.load(vectors + C + source, mask=known, other=0.0)
+    return tl.load(shares + source, mask=known, other=1.0), tl.load(shares + C + source, mask=known, other=0.0)
 
 
 @triton.jit
@@ -69,6 +71,22 @@ def read_G(G, first, stop, C: tl.constexpr, SHIFT: tl.constexpr, PER_CHUNK: tl.c
     if PER_CHUNK:  # Toeplitz: one number a distance
         return tl.load(G + source - column, mask=known, other=0.0)
     return tl.load(G + source * C + column, mask=known, other=0.0)
+
+
+@triton.jit
+def write_shares(shares, first, stop, C: tl.constexpr):
+    """G_c and H_c, [C] each."""
+    rows = tl.arange(0, C)
+    live = (rows >= first) & (rows < stop)
+    G_c = tl.load(shares + 3 * C + rows, mask=live, other=0.0)
+    return G_c, tl.load(shares + 4 * C + rows, mask=live, other=0.0)
+
+
+@triton.jit
+def carries(shares, C: tl.constexpr):
+    """β_c, f_c, m_c."""
+    at = shares + VECTORS * C
+    return tl.load(at), tl.load(at + 1), tl.load(at + 2)
 
 
 @triton.jit

@@ -11,14 +11,26 @@ through two buffers in turn, which the L2 cache holds.
 import triton
 import triton.language as tl
 
-from .tiles import CARRY, VECTORS, block, live_rows, load_tokens, product, sequence, silu, silu_slope
+from .tiles import (
+    NUMBERS,
+    VECTORS,
+    block,
+    carries,
+    live_rows,
+    load_tokens,
+    product,
+    sequence,
+    silu,
+    silu_slope,
+    write_shares,
+)
 
 
 @triton.jit
 def write_linear_kernel(
-    k, v, info, vectors, carry, anchor,
+    k, v, info, shares, anchor,
     states, state_out, anchor_out,
-    slots, delta, scales,
+    slots, trace,
     n0, count, lanes, heads, now, onward, max_norm,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
     UNTIED: tl.constexpr, BOUND: tl.constexpr, SAVE: tl.constexpr,
@@ -37,11 +49,10 @@ def write_linear_kernel(
     here = states + ((entry + now) * heads + head) * SIZE
     W = tl.load(block(here, 0, 0, V, D, V))
     S = tl.load(block(here + D * V, 0, 0, V, D, V))
-    rows = tl.arange(0, C)
-    for i in range(n0, end):
+    for i in tl.range(n0, end, disable_licm=True):
         at = (i - n0).to(tl.int64) * lanes + lane
         first, stop = live_rows(i, length, position, CHUNK)
-        live = (rows >= first) & (rows < stop)
+        share = shares + at * (VECTORS * C + NUMBERS)
         start = token + i * CHUNK - position
         tl.store(block(slots + at * SIZE, 0, 0, V, D, V), W.to(slots.dtype.element_ty))
         tl.store(block(slots + at * SIZE + D * V, 0, 0, V, D, V), S.to(slots.dtype.element_ty))
@@ -55,10 +66,9 @@ def write_linear_kernel(
         key = load_tokens(k, start, head, heads, first, stop, C, D)
         value = load_tokens(v, start, head, heads, first, stop, C, V).to(tl.float32)
         error = 2 * (product(key, A, tl.zeros([C, V], tl.float32), OPERAND, PRECISION) - value)
-        tl.store(block(delta + at * C * V, 0, 0, V, C, V), error.to(delta.dtype.element_ty))
-        G_c = tl.load(vectors + (at * VECTORS + 3) * C + rows, mask=live, other=0.0)
-        H_c = tl.load(vectors + (at * VECTORS + 4) * C + rows, mask=live, other=0.0)
-        beta, f, m = tl.load(carry + at * CARRY), tl.load(carry + at * CARRY + 1), tl.load(carry + at * CARRY + 2)
+        tl.store(block(trace + at * C * V, 0, 0, V, C, V), error.to(trace.dtype.element_ty))
+        G_c, H_c = write_shares(share, first, stop, C)
+        beta, f, m = carries(share, C)
         W = product(tl.trans(-key * G_c[:, None]), error, beta * W + f * S, OPERAND, PRECISION)
         S = product(tl.trans(-key * H_c[:, None]), error, m * S, OPERAND, PRECISION)
         if BOUND:
@@ -67,8 +77,8 @@ def write_linear_kernel(
             scale_S = rescale(tl.sum(S * S), max_norm, complete)
             W *= scale_W
             S *= scale_S
-            tl.store(scales + at * 4, scale_W)
-            tl.store(scales + at * 4 + 1, scale_S)
+            tl.store(share + VECTORS * C + 4, scale_W)
+            tl.store(share + VECTORS * C + 5, scale_S)
 
     at = (end - n0).to(tl.int64) * lanes + lane
     tl.store(block(slots + at * SIZE, 0, 0, V, D, V), W.to(slots.dtype.element_ty))
@@ -77,18 +87,16 @@ def write_linear_kernel(
         out = states + ((entry + onward) * heads + head) * SIZE
         if end == chunks:
             out = state_out + lane * SIZE
-            tl.store(
-                block(anchor_out + lane * D * V, 0, 0, V, D, V), W, mask=chunks * CHUNK == position + length
-            )
+            tl.store(block(anchor_out + lane * D * V, 0, 0, V, D, V), W, mask=chunks * CHUNK == position + length)
         tl.store(block(out, 0, 0, V, D, V), W)
         tl.store(block(out + D * V, 0, 0, V, D, V), S)
 
 
 @triton.jit
 def write_mlp_kernel(
-    k, v, info, vectors, carry, anchor,
+    k, v, info, shares, anchor,
     states, state_out, anchor_out, work,
-    slots, z, back, delta, scales,
+    slots, trace,
     n0, count, lanes, heads, now, onward, max_norm,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, V: tl.constexpr, BE: tl.constexpr,
     UNTIED: tl.constexpr, BOUND: tl.constexpr, SAVE: tl.constexpr,
@@ -110,20 +118,21 @@ def write_mlp_kernel(
     anchor += lane * ANCHOR
     anchor_out += lane * ANCHOR
     source = states + ((entry + now) * heads + head) * SIZE
-    rows = tl.arange(0, C)
     scale_W1, scale_S1, scale_W2, scale_S2 = 1.0, 1.0, 1.0, 1.0
-    for i in range(n0, end):
+    for i in tl.range(n0, end, disable_licm=True):
         at = (i - n0).to(tl.int64) * lanes + lane
         first, stop = live_rows(i, length, position, CHUNK)
-        live = (rows >= first) & (rows < stop)
+        share = shares + at * (VECTORS * C + NUMBERS)
         start = token + i * CHUNK - position
         target = work + (lane + (i % 2) * lanes) * SIZE
         slot = slots + at * SIZE
+        z = trace + at * C * (2 * E + V)
+        back, delta = z + C * E, z + 2 * C * E
         key = load_tokens(k, start, head, heads, first, stop, C, D)
         value = load_tokens(v, start, head, heads, first, stop, C, V).to(tl.float32)
 
         out = tl.zeros([C, V], tl.float32)
-        for e in range(0, E, BE):  # keys through the anchor
+        for e in tl.range(0, E, BE, disable_licm=True):  # keys through the anchor
             if UNTIED:
                 A1 = tl.load(block(anchor, 0, e, E, D, BE))
                 A2 = tl.load(block(anchor + S1, e, 0, V, BE, V))
@@ -135,20 +144,18 @@ def write_mlp_kernel(
                     tl.store(block(anchor_out, 0, e, E, D, BE), A1, mask=begun)
                     tl.store(block(anchor_out + S1, e, 0, V, BE, V), A2, mask=begun)
             hidden = product(key, A1, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION).to(OPERAND)
-            tl.store(block(z + at * C * E, 0, e, E, C, BE), hidden)
+            tl.store(block(z, 0, e, E, C, BE), hidden)
             out = product(silu(hidden.to(tl.float32)), A2, out, OPERAND, PRECISION)
         error = 2 * (out - value)
-        tl.store(block(delta + at * C * V, 0, 0, V, C, V), error.to(delta.dtype.element_ty))
+        tl.store(block(delta, 0, 0, V, C, V), error.to(trace.dtype.element_ty))
         error = error.to(OPERAND)
         tl.debug_barrier()  # z is read back below, by other threads
 
-        G_c = tl.load(vectors + (at * VECTORS + 3) * C + rows, mask=live, other=0.0)
-        H_c = tl.load(vectors + (at * VECTORS + 4) * C + rows, mask=live, other=0.0)
-        beta, f, m = tl.load(carry + at * CARRY), tl.load(carry + at * CARRY + 1), tl.load(carry + at * CARRY + 2)
+        G_c, H_c = write_shares(share, first, stop, C)
+        beta, f, m = carries(share, C)
         square_W1, square_S1, square_W2, square_S2 = 0.0, 0.0, 0.0, 0.0
-        for e in range(0, E, BE):  # errors back, state onward
-            hidden = tl.load(block(z + at * C * E, 0, e, E, C, BE)).to(tl.float32)
-            active = silu(hidden)
+        for e in tl.range(0, E, BE, disable_licm=True):  # errors back through the second layer, which goes onward
+            active = silu(tl.load(block(z, 0, e, E, C, BE)).to(tl.float32))
             W = tl.load(block(source + W2, e, 0, V, BE, V)) * scale_W2
             S = tl.load(block(source + S2, e, 0, V, BE, V)) * scale_S2
             tl.store(block(slot + W2, e, 0, V, BE, V), W.to(slots.dtype.element_ty))
@@ -156,38 +163,40 @@ def write_mlp_kernel(
             A2 = W
             if UNTIED:
                 A2 = tl.load(block(anchor + S1, e, 0, V, BE, V))
-            below = product(error, tl.trans(A2), tl.zeros([C, BE], tl.float32), OPERAND, PRECISION).to(OPERAND)
-            tl.store(block(back + at * C * E, 0, e, E, C, BE), below)
-            new_W = product(tl.trans(-active * G_c[:, None]), error, beta * W + f * S, OPERAND, PRECISION)
-            new_S = product(tl.trans(-active * H_c[:, None]), error, m * S, OPERAND, PRECISION)
-            tl.store(block(target + W2, e, 0, V, BE, V), new_W)
-            tl.store(block(target + S2, e, 0, V, BE, V), new_S)
+            below = product(error, tl.trans(A2), tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
+            tl.store(block(back, 0, e, E, C, BE), below.to(trace.dtype.element_ty))
+            W = product(tl.trans(-active * G_c[:, None]), error, beta * W + f * S, OPERAND, PRECISION)
+            S = product(tl.trans(-active * H_c[:, None]), error, m * S, OPERAND, PRECISION)
+            tl.store(block(target + W2, e, 0, V, BE, V), W)
+            tl.store(block(target + S2, e, 0, V, BE, V), S)
             if BOUND:
-                square_W2 += tl.sum(new_W * new_W)
-                square_S2 += tl.sum(new_S * new_S)
-
-            below = below.to(tl.float32) * silu_slope(hidden)
+                square_W2 += tl.sum(W * W)
+                square_S2 += tl.sum(S * S)
+        tl.debug_barrier()  # as for z
+        for e in tl.range(0, E, BE, disable_licm=True):  # the first layer onward
+            hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
+            below = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * silu_slope(hidden)
             W = tl.load(block(source, 0, e, E, D, BE)) * scale_W1
             S = tl.load(block(source + S1, 0, e, E, D, BE)) * scale_S1
             tl.store(block(slot, 0, e, E, D, BE), W.to(slots.dtype.element_ty))
             tl.store(block(slot + S1, 0, e, E, D, BE), S.to(slots.dtype.element_ty))
-            new_W = product(tl.trans(-key * G_c[:, None]), below, beta * W + f * S, OPERAND, PRECISION)
-            new_S = product(tl.trans(-key * H_c[:, None]), below, m * S, OPERAND, PRECISION)
-            tl.store(block(target, 0, e, E, D, BE), new_W)
-            tl.store(block(target + S1, 0, e, E, D, BE), new_S)
+            W = product(tl.trans(-key * G_c[:, None]), below, beta * W + f * S, OPERAND, PRECISION)
+            S = product(tl.trans(-key * H_c[:, None]), below, m * S, OPERAND, PRECISION)
+            tl.store(block(target, 0, e, E, D, BE), W)
+            tl.store(block(target + S1, 0, e, E, D, BE), S)
             if BOUND:
-                square_W1 += tl.sum(new_W * new_W)
-                square_S1 += tl.sum(new_S * new_S)
+                square_W1 += tl.sum(W * W)
+                square_S1 += tl.sum(S * S)
         if BOUND:  # what was stored is scaled as it is next read
             complete = (i + 1) * CHUNK <= position + length
             scale_W1 = rescale(square_W1, max_norm, complete)
             scale_S1 = rescale(square_S1, max_norm, complete)
             scale_W2 = rescale(square_W2, max_norm, complete)
             scale_S2 = rescale(square_S2, max_norm, complete)
-            tl.store(scales + at * 4, scale_W1)
-            tl.store(scales + at * 4 + 1, scale_S1)
-            tl.store(scales + at * 4 + 2, scale_W2)
-            tl.store(scales + at * 4 + 3, scale_S2)
+            tl.store(share + VECTORS * C + 4, scale_W1)
+            tl.store(share + VECTORS * C + 5, scale_S1)
+            tl.store(share + VECTORS * C + 6, scale_W2)
+            tl.store(share + VECTORS * C + 7, scale_S2)
         tl.debug_barrier()  # the target is the next chunk's source
         source = target
 
@@ -196,7 +205,7 @@ def write_mlp_kernel(
     border = (end == chunks) & (chunks * CHUNK == position + length)
     if end == chunks:
         out = state_out + lane * SIZE
-    for e in range(0, E, BE):
+    for e in tl.range(0, E, BE, disable_licm=True):
         W = tl.load(block(source, 0, e, E, D, BE)) * scale_W1
         S = tl.load(block(source + S1, 0, e, E, D, BE)) * scale_S1
         tl.store(block(slot, 0, e, E, D, BE), W.to(slots.dtype.element_ty))

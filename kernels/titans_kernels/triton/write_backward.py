@@ -8,15 +8,29 @@ buffers in turn.
 import triton
 import triton.language as tl
 
-from .tiles import CARRY, VECTORS, block, live_rows, load_tokens, product, sequence, silu, silu_curve, silu_slope
-from .tiles import store_tokens
+from .tiles import (
+    D_VECTORS,
+    NUMBERS,
+    VECTORS,
+    block,
+    carries,
+    live_rows,
+    load_tokens,
+    product,
+    sequence,
+    silu,
+    silu_curve,
+    silu_slope,
+    store_tokens,
+    write_shares,
+)
 
 
 @triton.jit
 def write_linear_backward_kernel(
-    k, info, vectors, carry, anchor, slots, delta, scales,
-    d_slots, d_keys, d_delta, d_after, d_anchor_out,
-    d_k, d_v, d_vectors, d_carry, d_before, d_anchor,
+    k, info, shares, anchor, slots, trace,
+    d_slots, d_trace, d_after, d_anchor_out,
+    d_k, d_v, d_shares, d_before, d_anchor,
     n0, count, lanes, heads, max_norm,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
     READ: tl.constexpr, UNTIED: tl.constexpr, BOUND: tl.constexpr, BORDER: tl.constexpr,
@@ -39,16 +53,17 @@ def write_linear_backward_kernel(
     if BORDER:
         d_W += tl.load(anchor_out, mask=(end == chunks) & (n0 < end) & whole, other=0.0)
     rows = tl.arange(0, C)
-    for step in range(0, tl.maximum(end - n0, 0)):
+    for step in tl.range(0, tl.maximum(end - n0, 0), disable_licm=True):
         i = end - 1 - step
         at = (i - n0).to(tl.int64) * lanes + lane
         first, stop = live_rows(i, length, position, CHUNK)
-        live = (rows >= first) & (rows < stop)
+        share = shares + at * (VECTORS * C + NUMBERS)
+        d_share = d_shares + at * (D_VECTORS * C + 4)
         start = token + i * CHUNK - position
         if BOUND:
             after = slots + ((i + 1 - n0).to(tl.int64) * lanes + lane) * SIZE
             W, S = tl.load(block(after, 0, 0, V, D, V)), tl.load(block(after + D * V, 0, 0, V, D, V))
-            scale_W, scale_S = tl.load(scales + at * 4), tl.load(scales + at * 4 + 1)
+            scale_W, scale_S = tl.load(share + VECTORS * C + 4), tl.load(share + VECTORS * C + 5)
             d_W = scale_W * (d_W - pull(tl.sum(d_W * W), scale_W, max_norm) * W)
             d_S = scale_S * (d_S - pull(tl.sum(d_S * S), scale_S, max_norm) * S)
         W = tl.load(block(slots + at * SIZE, 0, 0, V, D, V))
@@ -57,27 +72,26 @@ def write_linear_backward_kernel(
         if UNTIED:
             A = tl.load(block(anchor + lane * D * V, 0, 0, V, D, V))
         key = load_tokens(k, start, head, heads, first, stop, C, D)
-        error = tl.load(block(delta + at * C * V, 0, 0, V, C, V))
-        G_c = tl.load(vectors + (at * VECTORS + 3) * C + rows, mask=live, other=0.0)
-        H_c = tl.load(vectors + (at * VECTORS + 4) * C + rows, mask=live, other=0.0)
-        beta, f, m = tl.load(carry + at * CARRY), tl.load(carry + at * CARRY + 1), tl.load(carry + at * CARRY + 2)
+        error = tl.load(block(trace + at * C * V, 0, 0, V, C, V))
+        G_c, H_c = write_shares(share, first, stop, C)
+        beta, f, m = carries(share, C)
 
         by_W = product(key, d_W, tl.zeros([C, V], tl.float32), OPERAND, PRECISION)
         by_S = product(key, d_S, tl.zeros([C, V], tl.float32), OPERAND, PRECISION)
-        tl.store(d_vectors + (at * 4 + 2) * C + rows, -tl.sum(error * by_W, 1))
-        tl.store(d_vectors + (at * 4 + 3) * C + rows, -tl.sum(error * by_S, 1))
-        of_delta = tl.load(block(d_delta + at * C * V, 0, 0, V, C, V)).to(tl.float32)
+        tl.store(d_share + 2 * C + rows, -tl.sum(error * by_W, 1))
+        tl.store(d_share + 3 * C + rows, -tl.sum(error * by_S, 1))
+        of_delta = tl.load(block(d_trace + at * C * (V + D), 0, 0, V, C, V)).to(tl.float32)
         d_z = 2 * (of_delta - G_c[:, None] * by_W - H_c[:, None] * by_S)
         store_tokens(d_v, -d_z, start, head, heads, first, stop, C, V)
-        of_k = tl.load(block(d_keys + at * C * D, 0, 0, D, C, D)).to(tl.float32)
+        of_k = tl.load(block(d_trace + at * C * (V + D) + C * V, 0, 0, D, C, D)).to(tl.float32)
         of_k = product(-error * G_c[:, None], tl.trans(d_W), of_k, OPERAND, PRECISION)
         of_k = product(-error * H_c[:, None], tl.trans(d_S), of_k, OPERAND, PRECISION)
         of_k = product(d_z, tl.trans(A), of_k, OPERAND, PRECISION)
         store_tokens(d_k, of_k, start, head, heads, first, stop, C, D)
 
-        tl.store(d_carry + at * CARRY, tl.sum(d_W * W))
-        tl.store(d_carry + at * CARRY + 1, tl.sum(d_W * S))
-        tl.store(d_carry + at * CARRY + 2, tl.sum(d_S * S))
+        tl.store(d_share + D_VECTORS * C, tl.sum(d_W * W))
+        tl.store(d_share + D_VECTORS * C + 1, tl.sum(d_W * S))
+        tl.store(d_share + D_VECTORS * C + 2, tl.sum(d_S * S))
         of_W = tl.load(block(d_slots + at * SIZE, 0, 0, V, D, V)).to(tl.float32)
         of_S = tl.load(block(d_slots + at * SIZE + D * V, 0, 0, V, D, V)).to(tl.float32)
         d_S = of_S + f * d_W + m * d_S
@@ -104,15 +118,15 @@ def write_linear_backward_kernel(
 
 @triton.jit
 def write_mlp_backward_kernel(
-    k, info, vectors, carry, anchor, slots, z, back, delta, scales,
-    d_slots, d_keys, d_active, d_below, d_delta, d_after, d_anchor_out, work,
-    d_k, d_v, d_vectors, d_carry, d_before, d_anchor,
+    k, info, shares, anchor, slots, trace,
+    d_slots, d_trace, d_after, d_anchor_out, work,
+    d_k, d_v, d_shares, d_before, d_anchor,
     n0, count, lanes, heads, max_norm,
     CHUNK: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, V: tl.constexpr, BE: tl.constexpr,
     READ: tl.constexpr, UNTIED: tl.constexpr, BOUND: tl.constexpr, BORDER: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A memory of two layers, in blocks of the hidden width; else as above. work: [2, lanes, SIZE]. Spoils d_below."""
+    """A memory of two layers, in blocks of the hidden width; else as above. work: [3, lanes, SIZE]. Spoils d_trace."""
     SIZE: tl.constexpr = 2 * E * (D + V)
     S1: tl.constexpr = D * E
     W2: tl.constexpr = 2 * D * E
@@ -126,100 +140,93 @@ def write_mlp_backward_kernel(
     anchor += lane * ANCHOR
     d_anchor += lane * ANCHOR
     d_anchor_out += lane * ANCHOR
-    source = work + (lanes + lane) * SIZE  # not a buffer of the first chunk worked off
-    pull_W1, pull_S1, pull_W2, pull_S2 = 0.0, 0.0, 0.0, 0.0
-    last = slots + (tl.maximum(end - n0, 0).to(tl.int64) * lanes + lane) * SIZE
-    whole = (end == chunks) & (n0 < end) & (chunks * CHUNK == position + length)
-    for e in range(0, E, BE):
-        d_W = tl.load(block(d_after + lane * SIZE, 0, e, E, D, BE))
-        d_S = tl.load(block(d_after + lane * SIZE + S1, 0, e, E, D, BE))
-        if BORDER:
-            d_W += tl.load(block(d_anchor_out, 0, e, E, D, BE), mask=whole, other=0.0)
-        tl.store(block(source, 0, e, E, D, BE), d_W)
-        tl.store(block(source + S1, 0, e, E, D, BE), d_S)
-        if BOUND:
-            pull_W1 += tl.sum(d_W * tl.load(block(last, 0, e, E, D, BE), mask=n0 < end, other=0.0))
-            pull_S1 += tl.sum(d_S * tl.load(block(last + S1, 0, e, E, D, BE), mask=n0 < end, other=0.0))
-        d_W = tl.load(block(d_after + lane * SIZE + W2, e, 0, V, BE, V))
-        d_S = tl.load(block(d_after + lane * SIZE + S2, e, 0, V, BE, V))
-        if BORDER:
-            d_W += tl.load(block(d_anchor_out + S1, e, 0, V, BE, V), mask=whole, other=0.0)
-        tl.store(block(source + W2, e, 0, V, BE, V), d_W)
-        tl.store(block(source + S2, e, 0, V, BE, V), d_S)
-        if BOUND:
-            pull_W2 += tl.sum(d_W * tl.load(block(last + W2, e, 0, V, BE, V), mask=n0 < end, other=0.0))
-            pull_S2 += tl.sum(d_S * tl.load(block(last + S2, e, 0, V, BE, V), mask=n0 < end, other=0.0))
-    tl.debug_barrier()
+    source = d_after + lane * SIZE
+    if BORDER:
+        target = work + (lanes + lane) * SIZE  # not the buffer of the first chunk worked off
+        whole = (end == chunks) & (n0 < end) & (chunks * CHUNK == position + length)
+        for e in tl.range(0, E, BE, disable_licm=True):
+            d_W = tl.load(block(d_anchor_out, 0, e, E, D, BE), mask=whole, other=0.0)
+            tl.store(block(target, 0, e, E, D, BE), d_W + tl.load(block(source, 0, e, E, D, BE)))
+            tl.store(block(target + S1, 0, e, E, D, BE), tl.load(block(source + S1, 0, e, E, D, BE)))
+            d_W = tl.load(block(d_anchor_out + S1, e, 0, V, BE, V), mask=whole, other=0.0)
+            tl.store(block(target + W2, e, 0, V, BE, V), d_W + tl.load(block(source + W2, e, 0, V, BE, V)))
+            tl.store(block(target + S2, e, 0, V, BE, V), tl.load(block(source + S2, e, 0, V, BE, V)))
+        tl.debug_barrier()
+        source = target
     rows = tl.arange(0, C)
-    for step in range(0, tl.maximum(end - n0, 0)):
+    for step in tl.range(0, tl.maximum(end - n0, 0), disable_licm=True):
         i = end - 1 - step
         at = (i - n0).to(tl.int64) * lanes + lane
-        after = slots + ((i + 1 - n0).to(tl.int64) * lanes + lane) * SIZE
         first, stop = live_rows(i, length, position, CHUNK)
-        live = (rows >= first) & (rows < stop)
+        share = shares + at * (VECTORS * C + NUMBERS)
+        d_share = d_shares + at * (D_VECTORS * C + 4)
         start = token + i * CHUNK - position
         target = work + (lane + (step % 2) * lanes) * SIZE
         slot = slots + at * SIZE
         d_slot = d_slots + at * SIZE
-        scale_W1, scale_S1, scale_W2, scale_S2 = 1.0, 1.0, 1.0, 1.0
         if BOUND:
-            scale_W1, scale_S1 = tl.load(scales + at * 4), tl.load(scales + at * 4 + 1)
-            scale_W2, scale_S2 = tl.load(scales + at * 4 + 2), tl.load(scales + at * 4 + 3)
-            pull_W1, pull_S1 = pull(pull_W1, scale_W1, max_norm), pull(pull_S1, scale_S1, max_norm)
-            pull_W2, pull_S2 = pull(pull_W2, scale_W2, max_norm), pull(pull_S2, scale_S2, max_norm)
-        key = load_tokens(k, start, head, heads, first, stop, C, D)
-        error = tl.load(block(delta + at * C * V, 0, 0, V, C, V))
-        G_c = tl.load(vectors + (at * VECTORS + 3) * C + rows, mask=live, other=0.0)
-        H_c = tl.load(vectors + (at * VECTORS + 4) * C + rows, mask=live, other=0.0)
-        beta, f, m = tl.load(carry + at * CARRY), tl.load(carry + at * CARRY + 1), tl.load(carry + at * CARRY + 2)
+            scale_W1, scale_S1 = tl.load(share + VECTORS * C + 4), tl.load(share + VECTORS * C + 5)
+            scale_W2, scale_S2 = tl.load(share + VECTORS * C + 6), tl.load(share + VECTORS * C + 7)
+            if tl.minimum(tl.minimum(scale_W1, scale_S1), tl.minimum(scale_W2, scale_S2)) < 1:
+                after = slots + ((i + 1 - n0).to(tl.int64) * lanes + lane) * SIZE
+                free = work + (lane + 2 * lanes) * SIZE
+                unbound(source, after, free, scale_W1, max_norm, D * E)
+                unbound(source + S1, after + S1, free + S1, scale_S1, max_norm, D * E)
+                unbound(source + W2, after + W2, free + W2, scale_W2, max_norm, E * V)
+                unbound(source + S2, after + S2, free + S2, scale_S2, max_norm, E * V)
+                tl.debug_barrier()
+                source = free
+        z = trace + at * C * (2 * E + V)
+        back, delta = z + C * E, block(z + 2 * C * E, 0, 0, V, C, V)
+        d_active = d_trace + at * C * (2 * E + V + D)
+        d_below, d_delta = d_active + C * E, d_active + 2 * C * E  # tiles are loaded where used: registers are short
 
-        of_delta = tl.load(block(d_delta + at * C * V, 0, 0, V, C, V)).to(tl.float32)
-        by_W2, by_S2 = tl.zeros([C, V], tl.float32), tl.zeros([C, V], tl.float32)
-        of_G_c, of_H_c = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
-        for e in range(0, E, BE):  # to the last layer's errors
-            hidden = tl.load(block(z + at * C * E, 0, e, E, C, BE)).to(tl.float32)
-            active, slope = silu(hidden), silu_slope(hidden)
-            d_W = unbound(block(source + W2, e, 0, V, BE, V), block(after + W2, e, 0, V, BE, V), scale_W2, pull_W2, BOUND)
-            by_W2 = product(active, d_W, by_W2, OPERAND, PRECISION)
-            d_S = unbound(block(source + S2, e, 0, V, BE, V), block(after + S2, e, 0, V, BE, V), scale_S2, pull_S2, BOUND)
-            by_S2 = product(active, d_S, by_S2, OPERAND, PRECISION)
-            below = tl.load(block(back + at * C * E, 0, e, E, C, BE)).to(tl.float32) * slope
-            of_below = tl.load(block(d_below + at * C * E, 0, e, E, C, BE)).to(tl.float32)
-            d_W = unbound(block(source, 0, e, E, D, BE), block(after, 0, e, E, D, BE), scale_W1, pull_W1, BOUND)
+        by_W, by_S = tl.zeros([C, V], tl.float32), tl.zeros([C, V], tl.float32)
+        for e in tl.range(0, E, BE, disable_licm=True):  # to the last layer's errors, from what they wrote
+            active = silu(tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)).to(OPERAND)
+            d_W = tl.load(block(source + W2, e, 0, V, BE, V))
+            by_W = product(active, d_W, by_W, OPERAND, PRECISION)
+            d_S = tl.load(block(source + S2, e, 0, V, BE, V))
+            by_S = product(active, d_S, by_S, OPERAND, PRECISION)
+        error = tl.load(delta)
+        of_G_c, of_H_c = -tl.sum(error * by_W, 1), -tl.sum(error * by_S, 1)
+        G_c, H_c = write_shares(share, first, stop, C)
+        of_delta = tl.load(block(d_delta, 0, 0, V, C, V)).to(tl.float32)
+        of_delta -= G_c[:, None] * by_W + H_c[:, None] * by_S
+        key = load_tokens(k, start, head, heads, first, stop, C, D)
+        for e in tl.range(0, E, BE, disable_licm=True):  # to the first layer's, and through them to the last layer's
+            slope = silu_slope(tl.load(block(z, 0, e, E, C, BE)).to(tl.float32))
+            below = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * slope
+            of_below = tl.load(block(d_below, 0, e, E, C, BE)).to(tl.float32)
+            d_W = tl.load(block(source, 0, e, E, D, BE))
             by = product(key, d_W, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
             of_G_c -= tl.sum(below * by, 1)
             of_below -= G_c[:, None] * by
-            d_S = unbound(block(source + S1, 0, e, E, D, BE), block(after + S1, 0, e, E, D, BE), scale_S1, pull_S1, BOUND)
+            d_S = tl.load(block(source + S1, 0, e, E, D, BE))
             by = product(key, d_S, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
             of_H_c -= tl.sum(below * by, 1)
-            of_below = (of_below - H_c[:, None] * by).to(d_below.dtype.element_ty)
-            tl.store(block(d_below + at * C * E, 0, e, E, C, BE), of_below)
+            of_below -= H_c[:, None] * by
+            tl.store(block(d_below, 0, e, E, C, BE), of_below.to(d_trace.dtype.element_ty))
             A2 = tl.load(block(slot + W2, e, 0, V, BE, V)).to(tl.float32)
             if UNTIED:
                 A2 = tl.load(block(anchor + S1, e, 0, V, BE, V))
-            of_delta = product(of_below.to(tl.float32) * slope, A2, of_delta, OPERAND, PRECISION)
-        tl.store(d_vectors + (at * 4 + 2) * C + rows, of_G_c - tl.sum(error * by_W2, 1))
-        tl.store(d_vectors + (at * 4 + 3) * C + rows, of_H_c - tl.sum(error * by_S2, 1))
-        d_z2 = 2 * (of_delta - G_c[:, None] * by_W2 - H_c[:, None] * by_S2)
-        store_tokens(d_v, -d_z2, start, head, heads, first, stop, C, V)
-        d_z2 = d_z2.to(OPERAND)
+            of_delta = product(of_below * slope, A2, of_delta, OPERAND, PRECISION)
+        tl.store(d_share + 2 * C + rows, of_G_c)
+        tl.store(d_share + 3 * C + rows, of_H_c)
+        store_tokens(d_v, -2 * of_delta, start, head, heads, first, stop, C, V)
+        d_z2 = (2 * of_delta).to(OPERAND)
+        error = tl.load(delta)
+        G_c, H_c = write_shares(share, first, stop, C)
         error_W, error_S = (-error * G_c[:, None]).to(OPERAND), (-error * H_c[:, None]).to(OPERAND)
         tl.debug_barrier()  # d_below is read back below, by other threads
 
-        of_k = tl.load(block(d_keys + at * C * D, 0, 0, D, C, D)).to(tl.float32)
+        beta, f, m = carries(share, C)
         of_beta, of_f, of_m = 0.0, 0.0, 0.0
-        next_W1, next_S1, next_W2, next_S2 = 0.0, 0.0, 0.0, 0.0
         begun = (i + 1) * CHUNK > position + length
-        for e in range(0, E, BE):  # to the keys and the state before
-            hidden = tl.load(block(z + at * C * E, 0, e, E, C, BE)).to(tl.float32)
-            slope = silu_slope(hidden)
-            above = tl.load(block(back + at * C * E, 0, e, E, C, BE)).to(tl.float32)
-            of_below = tl.load(block(d_below + at * C * E, 0, e, E, C, BE)).to(tl.float32)
-            d_back = (of_below * slope).to(OPERAND)
-            of_active = tl.load(block(d_active + at * C * E, 0, e, E, C, BE)).to(tl.float32)
-
-            d_W = unbound(block(source + W2, e, 0, V, BE, V), block(after + W2, e, 0, V, BE, V), scale_W2, pull_W2, BOUND)
-            d_S = unbound(block(source + S2, e, 0, V, BE, V), block(after + S2, e, 0, V, BE, V), scale_S2, pull_S2, BOUND)
+        for e in tl.range(0, E, BE, disable_licm=True):  # the second layer: to its keys, and the state before
+            d_W = tl.load(block(source + W2, e, 0, V, BE, V))
+            d_S = tl.load(block(source + S2, e, 0, V, BE, V))
+            of_active = tl.load(block(d_active, 0, e, E, C, BE)).to(tl.float32)
             of_active = product(error_W, tl.trans(d_W), of_active, OPERAND, PRECISION)
             of_active = product(error_S, tl.trans(d_S), of_active, OPERAND, PRECISION)
             W = tl.load(block(slot + W2, e, 0, V, BE, V)).to(tl.float32)
@@ -228,24 +235,32 @@ def write_mlp_backward_kernel(
             if UNTIED:
                 A2 = tl.load(block(anchor + S1, e, 0, V, BE, V))
             of_active = product(d_z2, tl.trans(A2), of_active, OPERAND, PRECISION)
+            tl.store(block(d_active, 0, e, E, C, BE), of_active.to(d_trace.dtype.element_ty))
             of_beta += tl.sum(d_W * W)
             of_f += tl.sum(d_W * S)
             of_m += tl.sum(d_S * S)
             d_S = tl.load(block(d_slot + S2, e, 0, V, BE, V)).to(tl.float32) + f * d_W + m * d_S
+            tl.store(block(target + S2, e, 0, V, BE, V), d_S)
+            hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
+            d_back = tl.load(block(d_below, 0, e, E, C, BE)).to(tl.float32) * silu_slope(hidden)
             of_A = product(tl.trans(silu(hidden)), d_z2, tl.zeros([BE, V], tl.float32), OPERAND, PRECISION)
             of_A = product(tl.trans(d_back), error, of_A, OPERAND, PRECISION)
             d_W = _before(block(d_slot + W2, e, 0, V, BE, V), beta * d_W, of_A, block(d_anchor_out + S1, e, 0, V, BE, V),
                           block(d_anchor + S1, e, 0, V, BE, V), begun, READ, UNTIED, BORDER)  # fmt: skip
             tl.store(block(target + W2, e, 0, V, BE, V), d_W)
-            tl.store(block(target + S2, e, 0, V, BE, V), d_S)
-            if BOUND:
-                next_W2 += tl.sum(d_W * W)
-                next_S2 += tl.sum(d_S * S)
-
-            d_z1 = (of_below * above * silu_curve(hidden) + of_active * slope).to(OPERAND)
+        tl.debug_barrier()  # as for d_below
+        of_k = tl.load(block(d_delta + C * V, 0, 0, D, C, D)).to(tl.float32)
+        key = load_tokens(k, start, head, heads, first, stop, C, D)
+        G_c, H_c = write_shares(share, first, stop, C)
+        for e in tl.range(0, E, BE, disable_licm=True):  # the first layer, likewise
+            hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
+            slope = silu_slope(hidden)
+            above = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32)
+            d_z1 = tl.load(block(d_below, 0, e, E, C, BE)).to(tl.float32) * above * silu_curve(hidden)
+            d_z1 = (d_z1 + tl.load(block(d_active, 0, e, E, C, BE)).to(tl.float32) * slope).to(OPERAND)
             below = above * slope
-            d_W = unbound(block(source, 0, e, E, D, BE), block(after, 0, e, E, D, BE), scale_W1, pull_W1, BOUND)
-            d_S = unbound(block(source + S1, 0, e, E, D, BE), block(after + S1, 0, e, E, D, BE), scale_S1, pull_S1, BOUND)
+            d_W = tl.load(block(source, 0, e, E, D, BE))
+            d_S = tl.load(block(source + S1, 0, e, E, D, BE))
             of_k = product(-below * G_c[:, None], tl.trans(d_W), of_k, OPERAND, PRECISION)
             of_k = product(-below * H_c[:, None], tl.trans(d_S), of_k, OPERAND, PRECISION)
             W = tl.load(block(slot, 0, e, E, D, BE)).to(tl.float32)
@@ -258,42 +273,42 @@ def write_mlp_backward_kernel(
             of_f += tl.sum(d_W * S)
             of_m += tl.sum(d_S * S)
             d_S = tl.load(block(d_slot + S1, 0, e, E, D, BE)).to(tl.float32) + f * d_W + m * d_S
+            tl.store(block(target + S1, 0, e, E, D, BE), d_S)
             of_A = product(tl.trans(key), d_z1, tl.zeros([D, BE], tl.float32), OPERAND, PRECISION)
             d_W = _before(block(d_slot, 0, e, E, D, BE), beta * d_W, of_A, block(d_anchor_out, 0, e, E, D, BE),
                           block(d_anchor, 0, e, E, D, BE), begun, READ, UNTIED, BORDER)  # fmt: skip
             tl.store(block(target, 0, e, E, D, BE), d_W)
-            tl.store(block(target + S1, 0, e, E, D, BE), d_S)
-            if BOUND:
-                next_W1 += tl.sum(d_W * W)
-                next_S1 += tl.sum(d_S * S)
         store_tokens(d_k, of_k, start, head, heads, first, stop, C, D)
-        tl.store(d_carry + at * CARRY, of_beta)
-        tl.store(d_carry + at * CARRY + 1, of_f)
-        tl.store(d_carry + at * CARRY + 2, of_m)
-        pull_W1, pull_S1, pull_W2, pull_S2 = next_W1, next_S1, next_W2, next_S2
+        tl.store(d_share + D_VECTORS * C, of_beta)
+        tl.store(d_share + D_VECTORS * C + 1, of_f)
+        tl.store(d_share + D_VECTORS * C + 2, of_m)
         tl.debug_barrier()  # the target is the next chunk's source
         source = target
-    for e in range(0, E, BE):
-        for matrix in tl.static_range(2):
-            at = matrix * S1
-            tl.store(block(d_before + lane * SIZE + at, 0, e, E, D, BE), tl.load(block(source + at, 0, e, E, D, BE)))
-            at = W2 + matrix * E * V
-            tl.store(block(d_before + lane * SIZE + at, e, 0, V, BE, V), tl.load(block(source + at, e, 0, V, BE, V)))
+    for start in tl.range(0, SIZE, 1024, disable_licm=True):
+        at = start + tl.arange(0, 1024)
+        tl.store(d_before + lane * SIZE + at, tl.load(source + at, mask=at < SIZE), mask=at < SIZE)
 
 
 @triton.jit
-def pull(along, scale, max_norm):
-    """w' = w · max/‖w‖ where over: the gradient loses its part along w'. `along` is its inner product with w'."""
-    return tl.where(scale < 1, along / (max_norm * max_norm), 0.0)
+def pull(inner, scale, max_norm):
+    """w' = w · max/‖w‖ where over: the gradient loses its part along w', from its inner product with w'."""
+    return tl.where(scale < 1, inner / (max_norm * max_norm), 0.0)
 
 
 @triton.jit
-def unbound(gradient, after, scale, pulled, BOUND: tl.constexpr):
-    """The gradient before the bound was applied, from that after it and the matrix that it left."""
-    d = tl.load(gradient)
-    if BOUND:
-        d = scale * (d - pulled * tl.load(after, mask=scale < 1, other=0.0))
-    return d
+def unbound(gradient, after, out, scale, max_norm, SIZE: tl.constexpr):
+    """The gradient before the bound was applied to a matrix, from that after it and the matrix that it left."""
+    inner = 0.0
+    for start in tl.range(0, SIZE, 1024, disable_licm=True):
+        at = start + tl.arange(0, 1024)
+        inner += tl.sum(
+            tl.load(gradient + at, mask=at < SIZE, other=0.0) * tl.load(after + at, mask=at < SIZE, other=0.0)
+        )
+    inner = pull(inner, scale, max_norm)
+    for start in tl.range(0, SIZE, 1024, disable_licm=True):
+        at = start + tl.arange(0, 1024)
+        d = tl.load(gradient + at, mask=at < SIZE) - inner * tl.load(after + at, mask=at < SIZE)
+        tl.store(out + at, scale * d, mask=at < SIZE)
 
 
 @triton.jit
