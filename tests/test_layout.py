@@ -17,10 +17,13 @@ ORDER = [
     ["data.records", "data.cache", "data.fasta", "data.regions", "data.intervals"],
     ["data.stretches", "data.sampler", "data.dataset", "data.loader", "data.datamodule"],
     ["markov"],
-    ["checkpoint"],
+    ["hub", "checkpoint"],
     ["training"],
+    ["embedding"],
     ["cli"],
 ]
+# The one door back: a method that imports what it calls when it is called.
+LAZY = {("model", "titans_dna.embedding.embed")}
 COLUMNS = {1: {0, 1}, 2: {2}, 3: {2, 3}, 4: {2, 3, 4}, 5: {2, 5}, 6: {0, 1, 2, 3, 6}}
 
 
@@ -45,11 +48,13 @@ def imports(path):
 def test_import_order():
     for path in (ROOT / "titans_dna").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT / "titans_dna").with_suffix("").parts).removesuffix(".__init__")
-        if module in ("__init__", "data", "training"):
+        if module in ("__init__", "data", "training", "embedding"):
             continue
         group, rank = place(module)
         for found in imports(path):
-            if not found.startswith("titans_dna.") or found == "titans_dna.data" or found == "titans_dna.training":
+            if not found.startswith("titans_dna.") or found in ("titans_dna.data", "titans_dna.training"):
+                continue
+            if (module, found) in LAZY:
                 continue
             other, before = place(found.removeprefix("titans_dna."))
             allowed = COLUMNS.get(group, set(range(group + 1)))
@@ -61,7 +66,8 @@ def test_kernels_depend_on_torch_alone():
     for path in (ROOT / "kernels" / "titans_kernels").rglob("*.py"):
         for found in imports(path):
             top = found.split(".")[0]
-            assert top in ("torch", "titans_kernels") or top in sys.stdlib_module_names, f"{path.name} imports {found}"
+            allowed = ("torch", "titans_kernels", "triton") if path.parent.name == "triton" else ("torch", "titans_kernels")
+            assert top in allowed or top in sys.stdlib_module_names, f"{path.name} imports {found}"
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from titans_dna.config import TitansConfig
 from titans_dna.data.cache import replacing
 from titans_dna.data.tokenizer import Tokenizer, load_tokenizer
+from titans_dna.hub import download, is_hub_id
 from titans_dna.model import TitansDNA
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -39,10 +40,13 @@ def save(model: TitansDNA, directory: str | Path, tokenizer: Tokenizer) -> None:
 def load(directory: str | Path) -> TitansDNA:
     """The model that `save` (or `titans-dna pretrain`) wrote, on the CPU, in eval mode, its tokeniser as `.tokenizer`.
 
-    Raises FileNotFoundError for a missing file and ValueError naming the file for a truncated or damaged one, an
-    unknown configuration key, or weights that are not the configuration's.
+    directory: the directory or one of its model files; where there is no such path, a Hugging Face hub id (user/name).
+
+    Raises FileNotFoundError for a missing file, OSError where the hub has no such model or cannot be reached, and
+    ValueError naming the file for a truncated or damaged one, an unknown configuration key, or weights that are not the
+    configuration's.
     """
-    directory = Path(directory)
+    directory = _find(directory)
     for name in (CONFIG, TOKENIZER, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(
@@ -57,6 +61,13 @@ def load(directory: str | Path) -> TitansDNA:
     _read_weights(model, directory / WEIGHTS)
     model.tokenizer = tokenizer  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model.eval()
+
+
+def _find(source: str | Path) -> Path:
+    path, files = Path(source), (CONFIG, TOKENIZER, WEIGHTS)
+    if path.is_file() and path.name in files:
+        return path.parent
+    return path if path.exists() or not is_hub_id(str(source)) else download(str(source), files)
 
 
 def _weights(model: TitansDNA) -> dict[str, torch.Tensor]:

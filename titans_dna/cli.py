@@ -16,10 +16,13 @@ import yaml
 from docstring_parser import parse_from_object
 
 from titans_dna.config import TitansConfig
+from titans_dna.embedding.options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions
 from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, PretrainOptions, RunOptions
 
 PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
+EMBED_PARTS = (FileOptions, VectorOptions, SpeedOptions)
 LISTS = ("fasta", "valid_contigs")
+SWITCHES = ("overwrite", "rc")
 VOCABULARY = "vocab_size"  # the tokeniser's
 
 
@@ -69,10 +72,25 @@ def pretrain(options: PretrainOptions, resume: bool) -> int:
     return 0
 
 
+def embed(options: EmbedOptions) -> int:
+    """Turn sequences into vectors; returns the exit status."""
+    from titans_dna.embedding.run import embed_files
+
+    result = embed_files(options)
+    *beside, vectors = result.files
+    names = f"; names and coordinates: {beside[0]}" if beside else ""
+    print(f"vectors: {vectors} ({result.rows:,} of {result.width}){names}")
+    return 0
+
+
 def _run(arguments: list[str]) -> int:
     # Twice: the preset (or the run to resume) gives the defaults that the other flags and files then change.
     _check_lists(arguments)
-    first = _parser({}).parse_args([one for one in arguments if not one.startswith("--print_config")]).pretrain
+    chosen = _parser({}).parse_args([one for one in arguments if not one.startswith("--print_config")])
+    if chosen.subcommand == "embed":
+        _check_once(arguments)
+        return embed(EmbedOptions(*(_part(kind, chosen.embed) for kind in EMBED_PARTS)))
+    first = chosen.pretrain
     defaults = _run_defaults(first) if first.resume else _preset_defaults(first.preset)
     values = _parser(defaults).parse_args(arguments).pretrain
     return pretrain(_options(values), values.resume)
@@ -88,6 +106,13 @@ def _check_lists(arguments: list[str]) -> None:
         path = Path(flag.removeprefix("--config=") if flag.startswith("--config=") else value)
         if flag.split("=")[0] == "--config" and path.is_file():
             _check_file(path)
+
+
+def _check_once(arguments: list[str]) -> None:
+    flags = [one.split("=")[0] for one in arguments if one.startswith("--")]
+    for flag in flags:
+        if flags.count(flag) > 1:
+            raise ValueError(f"{flag}: got it {flags.count(flag)} times, want it once")
 
 
 def _check_file(path: Path) -> None:
@@ -136,6 +161,7 @@ def _parser(defaults: dict[str, Any]) -> jsonargparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"titans-dna {version('titans-dna')}")
     verbs = parser.add_subcommands(required=True)
     verbs.add_subcommand("pretrain", _pretrain_parser(defaults), help="train a model on genome files")
+    verbs.add_subcommand("embed", _embed_parser(), help="turn sequences into vectors")
     return parser
 
 
@@ -155,6 +181,18 @@ def _pretrain_parser(defaults: dict[str, Any]) -> jsonargparse.ArgumentParser:
     return parser
 
 
+def _embed_parser() -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(
+        description="Turn sequences into vectors with a trained model. Example: "
+        "titans-dna embed --model runs/first --fasta genome.fa --bed genes.bed --out genes.npy",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    for kind in EMBED_PARTS:
+        _add_options(parser, kind, str(kind.__doc__))
+    return parser
+
+
 def _add_options(
     parser: jsonargparse.ArgumentParser, kind: type, title: str, prefix: str = "", skip: str | None = None
 ) -> None:
@@ -168,6 +206,8 @@ def _add_options(
         flag, text = f"--{prefix}{field.name}", helps[field.name].replace("%", "%%")
         if types[field.name] == tuple[str, ...]:
             group.add_argument(flag, nargs="+", type=str, default=[], help=text, metavar="NAME")
+        elif field.name in SWITCHES:
+            group.add_argument(flag, action="store_true", help=text)
         else:
             group.add_argument(flag, type=types[field.name], default=field.default, help=text)
 

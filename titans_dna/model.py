@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -53,22 +54,61 @@ class TitansDNA(nn.Module):
         The tokens of a sequence may come in one call or in pieces of any length: the outputs are the same.
         Raises ValueError on another shape or kind, or a state of another model.
         """
+        hidden, after = self.features(ids, state)
+        return Output(hidden, self.head(hidden) * self.logit_scale, after)
+
+    def features(
+        self, ids: Tensor, state: tuple[Any, ...] | None = None, layer: int = -1
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """The forward pass without the head: [b, t, width] and the state, which has one entry for each block that ran.
+
+        layer: -1, the output of the last block after the last norm (`Output.hidden`), or the number of the block, from
+            0, whose output is wanted as it is; the blocks after it are left out.
+        Raises what `forward` raises, and ValueError for a block that the model lacks.
+        """
         if ids.ndim != 2 or ids.shape[1] < 1 or ids.is_floating_point():
             raise ValueError(f"ids: got {ids.dtype} {list(ids.shape)}, want whole numbers [b, t] with t at least 1")
+        if not -1 <= layer < len(self.blocks):
+            raise ValueError(f"layer: got {layer}, want -1 (after the last norm) or 0 to {len(self.blocks) - 1}")
+        blocks = self.blocks if layer == -1 else self.blocks[: layer + 1]
         if state is None:
-            state = (None,) * len(self.blocks)
-        if len(state) != len(self.blocks):
-            raise ValueError(f"state: got {len(state)} blocks, want {len(self.blocks)}")
+            state = (None,) * len(blocks)
+        if len(state) != len(blocks):
+            raise ValueError(f"state: got {len(state)} blocks, want {len(blocks)}")
         x = self.embedding(ids.long())
         after = []
-        for block, before in zip(self.blocks, state, strict=True):
+        for block, before in zip(blocks, state, strict=True):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x, new = checkpoint(block, x, before, use_reentrant=False)
             else:
                 x, new = block(x, before)
             after.append(new)
-        hidden = self.norm(x)
-        return Output(hidden, self.head(hidden) * self.logit_scale, tuple(after))
+        return self.norm(x) if layer == -1 else x, tuple(after)
+
+    def embed(
+        self,
+        sequences: Any,
+        pool: str = "mean",
+        layer: int = -1,
+        *,
+        reverse_complement: bool = False,
+        batch_size: int = 8,
+        piece: int = 4096,
+        workers: int = 0,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Sequences as vectors, [n, width]; with pool "none" a list of [bases, width]. See `embedding.embed.embed`."""
+        from titans_dna.embedding.embed import embed
+
+        return embed(
+            self,
+            sequences,
+            pool,
+            layer,
+            reverse_complement=reverse_complement,
+            batch_size=batch_size,
+            piece=piece,
+            workers=workers,
+        )
 
     def parameter_count(self) -> int:
         """Number of learned values, a tied embedding counted once."""
@@ -88,16 +128,25 @@ class TitansDNA(nn.Module):
 
 def map_state(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
     """Apply `fn` to every tensor of floating point in a state; the structure and the positions stay."""
-    if isinstance(state, Tensor):
-        return fn(state) if state.is_floating_point() else state
-    if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        return type(state)(*(map_state(fn, getattr(state, f.name)) for f in dataclasses.fields(state)))
-    if isinstance(state, tuple):
-        parts = [map_state(fn, part) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-    return state
+    return _map_tensors(lambda x: fn(x) if x.is_floating_point() else x, state)
+
+
+def take_rows(state: Any, rows: slice) -> Any:
+    """The state of some rows of the batch."""
+    return _map_tensors(lambda x: x[rows], state)
 
 
 def detach(state: Any) -> Any:
     """The same state, cut from the autograd graph (truncated backpropagation)."""
     return map_state(Tensor.detach, state)
+
+
+def _map_tensors(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return fn(state)
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        return type(state)(*(_map_tensors(fn, getattr(state, f.name)) for f in dataclasses.fields(state)))
+    if isinstance(state, tuple):
+        parts = [_map_tensors(fn, part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state

@@ -171,7 +171,7 @@ def _obstacle(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) ->
         from .triton import plan
     except ImportError as error:
         return f"Triton missing ({error})"
-    if not q.is_cuda and not plan.interpreted():
+    if not q.is_cuda and not plan.INTERPRETED:
         return f"tensors on {q.device.type} (kernels need a GPU, or Triton's interpreter: TRITON_INTERPRET=1)"
     return plan.unsupported(q, k, v, widths, chunk)
 

@@ -1,73 +1,11 @@
 """The chunk form against the token-by-token reference in float64: outputs, states and every gradient."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 import torch.utils.checkpoint
 
-from titans_kernels import MemoryState, chunked, memory_scan
-
-D, HIDDEN, V = 6, 10, 5
-WIDTHS = {1: (D, V), 2: (D, HIDDEN, V), 3: (D, HIDDEN, 7, V), 4: (D, 7, HIDDEN, 8, V)}
-
-
-def inputs(b, t, h, depth, seed=0, gates="random", n=None, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    k, q = (torch.nn.functional.normalize(draw(b, t, h, D), dim=-1) for _ in range(2))
-    n = t if n is None else n
-    alpha, eta, theta = (torch.sigmoid(draw(b, n, h)) for _ in range(3))
-    alpha, theta = alpha / 8, theta / 8  # forget little, so that much of one chunk reaches the next
-    if gates == "edges":  # exact zeros and ones at every third token, in turn
-        for i, gate in enumerate((alpha, eta, theta)):
-            gate[:, i % max(n, 1) :: 3] = 0.0
-            if gate is not theta:
-                gate[:, (i + 1) % max(n, 1) :: 4] = 1.0
-    elif gates != "random":
-        alpha, eta = (torch.full_like(x, value) for x, value in zip((alpha, eta), gates, strict=True))
-    widths = WIDTHS[depth]
-    memory = [draw(h, i, o) / i**0.5 for i, o in pairwise(widths)]
-    out = dict(q=q, k=k, v=draw(b, t, h, V), alpha=alpha, eta=eta, theta=theta)
-    return {name: x.to(dtype).requires_grad_() for name, x in out.items()}, [
-        w.to(dtype).requires_grad_() for w in memory
-    ]
-
-
-def random_state(b, h, depth, position, seed=5):
-    g = torch.Generator().manual_seed(seed)
-    widths = WIDTHS[depth]
-    groups = [
-        tuple(
-            (torch.randn(b, h, i, o, generator=g, dtype=torch.float64) / i**0.5 / scale).requires_grad_()
-            for i, o in pairwise(widths)
-        )
-        for scale in (1, 4, 1)
-    ]
-    return MemoryState(*groups, torch.full((b,), position))
-
-
-def everything(x, memory, state=None, **options):
-    """Outputs, outgoing state, and the gradient of a random function of both with respect to every input."""
-    y, after = memory_scan(**x, memory=memory, state=state, **options)
-    flat = [y, *after.memory, *after.momentum, *after.anchor]
-    g = torch.Generator().manual_seed(99)
-    loss = sum((o * torch.randn(o.shape, generator=g, dtype=o.dtype)).sum() for o in flat)
-    leaves = [*x.values(), *memory]
-    if state is not None:
-        leaves += [*state.memory, *state.momentum, *state.anchor]
-    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-    grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)]
-    return [*flat, *grads, after.position]
-
-
-def assert_same(got, want, tolerance=1e-9):
-    for a, b in zip(got, want, strict=True):
-        assert torch.isfinite(a.double()).all()
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+from tests.kernels.cases import assert_same, everything, inputs, random_state
+from titans_kernels import chunked, memory_scan
 
 
 @pytest.mark.parametrize("read", ["after", "before", "anchor"])
@@ -280,7 +218,8 @@ def test_rows_do_not_see_each_other_nor_the_future():
 BAD = [
     (dict(chunk=0), "chunk: got 0"),
     (dict(read="later"), "read: got 'later'"),
-    (dict(backend="triton"), "backend: got 'triton'"),
+    (dict(backend="cuda"), "backend: got 'cuda'"),
+    (dict(backend="triton"), "backend: got 'triton' with q, k, v of torch.float64"),
     (dict(max_norm=0.0), "max_norm"),
     (dict(alpha=torch.zeros(2, 3, 2)), "alpha: got shape"),
     (dict(v=torch.zeros(2, 9, 2, 4)), "memory: got a last layer of width 5, want the width of v, 4"),

@@ -24,6 +24,10 @@ class BedRow(NamedTuple):
     interval: Interval
     split: str | None
     """train, valid or test where the fourth column says so, else None."""
+    name: str = "."
+    """The fourth column, `.` where there is none."""
+    strand: str = "."
+    """The sixth column where it is + or -, else `.`."""
 
 
 class Split(NamedTuple):
@@ -38,7 +42,7 @@ def read_bed(path: str | Path, genome: Genome) -> list[BedRow]:
     """The rows of a BED file (three columns and up, plain or gzipped), in file order.
 
     Blank lines and lines that start with `#`, `track` or `browser` are skipped, unless a contig has that name.
-    A fourth column of train, valid or test is the split; any other fourth column is a name, and ignored.
+    A fourth column of train, valid or test is the split; any other fourth column is a name alone.
 
     Raises FileNotFoundError, and ValueError with file and line for a contig that `genome` lacks, columns that are no
     integers, an empty or negative interval, or one past the contig's end; also for a file without rows.
@@ -190,4 +194,6 @@ def _bed_row(columns: list[str], genome: Genome) -> BedRow:
     if not 0 <= start < end <= length:
         raise ValueError(f"interval {contig}:{start}-{end}, want 0 <= start < end <= {length}, the contig's length")
     split = columns[3] if len(columns) > 3 and columns[3] in SPLITS else None
-    return BedRow(Interval(contig, start, end), split)
+    name = columns[3] if len(columns) > 3 and columns[3] else "."
+    strand = columns[5] if len(columns) > 5 and columns[5] in ("+", "-") else "."
+    return BedRow(Interval(contig, start, end), split, name, strand)

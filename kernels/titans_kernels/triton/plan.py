@@ -15,6 +15,8 @@ from torch import Tensor
 WIDTHS = (16, 32, 64, 128)
 WIDEST_HIDDEN = 512
 LONGEST_CHUNK = 128
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""Whether the kernels run under Triton's interpreter (TRITON_INTERPRET=1), on the CPU: settled when they are imported."""
 READS = {"after": 0, "before": 1, "anchor": 2}
 SMALL_SCRATCH = 2**26
 """Bytes of scratch that are always granted: few launches for short sequences."""
@@ -131,14 +133,9 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) 
     return None
 
 
-def interpreted() -> bool:
-    """Whether kernels run under Triton's interpreter (TRITON_INTERPRET=1), on the CPU."""
-    return bool(triton.knobs.runtime.interpret)
-
-
 def operand(dtype: torch.dtype) -> tl.dtype:
     """Triton's name for it. The interpreter multiplies bfloat16 wrongly, so there products take float32."""
-    if interpreted() and dtype == torch.bfloat16:
+    if INTERPRETED and dtype == torch.bfloat16:
         return tl.float32
     return {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[dtype]
 

@@ -69,8 +69,8 @@ def write_linear_kernel(
         tl.store(block(trace + at * C * V, 0, 0, V, C, V), error.to(trace.dtype.element_ty))
         G_c, H_c = write_shares(share, first, stop, C)
         beta, f, m = carries(share, C)
-        W = product(tl.trans(-key * G_c[:, None]), error, beta * W + f * S, OPERAND, PRECISION)
-        S = product(tl.trans(-key * H_c[:, None]), error, m * S, OPERAND, PRECISION)
+        W = product(tl.trans(key * -G_c[:, None]), error, beta * W + f * S, OPERAND, PRECISION)
+        S = product(tl.trans(key * -H_c[:, None]), error, m * S, OPERAND, PRECISION)
         if BOUND:
             complete = (i + 1) * CHUNK <= position + length
             scale_W = rescale(tl.sum(W * W), max_norm, complete)
@@ -180,8 +180,8 @@ def write_mlp_kernel(
             S = tl.load(block(source + S1, 0, e, E, D, BE)) * scale_S1
             tl.store(block(slot, 0, e, E, D, BE), W.to(slots.dtype.element_ty))
             tl.store(block(slot + S1, 0, e, E, D, BE), S.to(slots.dtype.element_ty))
-            W = product(tl.trans(-key * G_c[:, None]), below, beta * W + f * S, OPERAND, PRECISION)
-            S = product(tl.trans(-key * H_c[:, None]), below, m * S, OPERAND, PRECISION)
+            W = product(tl.trans(key * -G_c[:, None]), below, beta * W + f * S, OPERAND, PRECISION)
+            S = product(tl.trans(key * -H_c[:, None]), below, m * S, OPERAND, PRECISION)
             tl.store(block(target, 0, e, E, D, BE), W)
             tl.store(block(target + S1, 0, e, E, D, BE), S)
             if BOUND:

@@ -84,8 +84,8 @@ def write_linear_backward_kernel(
         d_z = 2 * (of_delta - G_c[:, None] * by_W - H_c[:, None] * by_S)
         store_tokens(d_v, -d_z, start, head, heads, first, stop, C, V)
         of_k = tl.load(block(d_trace + at * C * (V + D) + C * V, 0, 0, D, C, D)).to(tl.float32)
-        of_k = product(-error * G_c[:, None], tl.trans(d_W), of_k, OPERAND, PRECISION)
-        of_k = product(-error * H_c[:, None], tl.trans(d_S), of_k, OPERAND, PRECISION)
+        of_k = product(error * -G_c[:, None], tl.trans(d_W), of_k, OPERAND, PRECISION)
+        of_k = product(error * -H_c[:, None], tl.trans(d_S), of_k, OPERAND, PRECISION)
         of_k = product(d_z, tl.trans(A), of_k, OPERAND, PRECISION)
         store_tokens(d_k, of_k, start, head, heads, first, stop, C, D)
 
@@ -217,7 +217,7 @@ def write_mlp_backward_kernel(
         d_z2 = (2 * of_delta).to(OPERAND)
         error = tl.load(delta)
         G_c, H_c = write_shares(share, first, stop, C)
-        error_W, error_S = (-error * G_c[:, None]).to(OPERAND), (-error * H_c[:, None]).to(OPERAND)
+        error_W, error_S = (error * -G_c[:, None]).to(OPERAND), (error * -H_c[:, None]).to(OPERAND)
         tl.debug_barrier()  # d_below is read back below, by other threads
 
         beta, f, m = carries(share, C)
