@@ -61,11 +61,11 @@ def memory_step(
     if inplace:
         state = _writable(state)
     if backend == "triton" or (backend == "auto" and q.is_cuda and not obstacle):
-        return _triton_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace)
+        return kernel_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace)
     return _scan_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace, backend)
 
 
-def _triton_step(
+def kernel_step(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -76,6 +76,7 @@ def _triton_step(
     max_norm: float | None,
     inplace: bool,
 ) -> tuple[Tensor, MemoryState]:
+    """`memory_step` by the kernel, for arguments already checked."""
     position = (state.position + 1) % chunk
     ends = "rows"
     if not (state.position.is_cuda or torch.compiler.is_compiling()):

@@ -234,3 +234,17 @@ def test_groups_keep_extra_memory_below_a_tenth_at_a_million_tokens():
     extra = -(-chunks // group) * 8 * shape.weights + group * shape.scratch(per_chunk=False, backward=True)
     passed = 2 * 2**20 * (2 * 4 * 64 + 3 * 4)
     assert extra < 0.1 * passed
+
+
+@DEPTHS
+def test_a_single_token_without_gradients_goes_through_the_decode_kernel(depth):
+    """As generation calls it; over a chunk's border, rows at different places."""
+    x, memory = inputs(2, 4, 1, WIDTHS[depth])
+    state = random_state(2, 1, WIDTHS[depth], [5, 6])
+    want, _ = memory_scan(**x, memory=memory, state=state, chunk=8, max_norm=1.5, backend="reference")
+    x, memory, state = moved(x, memory, state, torch.float32)
+    with torch.no_grad():
+        for t in range(4):
+            token = {name: value[:, t : t + 1] for name, value in x.items()}
+            y, state = memory_scan(**token, memory=memory, state=state, chunk=8, max_norm=1.5, backend="triton")
+            torch.testing.assert_close(y.cpu().double(), want[:, t : t + 1].detach(), rtol=1e-5, atol=1e-6)

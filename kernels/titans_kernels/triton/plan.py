@@ -89,23 +89,29 @@ def sequences(
     keep: bool,
 ) -> Sequences:  # fmt: skip
     """gates: the length of the gates' second axis. keep: a state for each group, not one a sequence."""
-    b, t = q.shape[:2]
+    rows = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+    positions = [0] * rows if position is None else position.tolist()
     if cu_seqlens is None:
-        starts, lengths = [row * t for row in range(b)], [t] * b
+        lengths = [q.shape[1]] * rows
     else:
-        ends = cu_seqlens.tolist()
-        starts, lengths = ends[:-1], [stop - start for start, stop in pairwise(ends)]
-    positions = [0] * len(starts) if position is None else position.tolist()
+        lengths = [stop - start for start, stop in pairwise(cu_seqlens.tolist())]
     chunks = [-(-(p + n) // chunk) if n else 0 for p, n in zip(positions, lengths, strict=True)]
-    if cu_seqlens is None:
-        first_gate = [row * gates for row in range(b)]
-    else:
-        first_gate = [0, *accumulate(chunks)][:-1]
     kept = [max(1, sum(1 for _ in groups(n, group, untied))) if keep else 1 for n in chunks]
-    first_kept = [0, *accumulate(kept)][:-1]
-    table = list(zip(starts, lengths, positions, first_gate, first_kept, strict=True))
-    info = torch.tensor(table, dtype=torch.int64).view(-1, 5)
-    return Sequences(info.to(q.device, non_blocking=True), lengths, max(chunks, default=0))
+    if cu_seqlens is None and len(set(positions)) == 1:
+        info = _even(rows, lengths[0], positions[0], gates, kept[0], q.device)
+    else:
+        first_gate = [row * gates for row in range(rows)] if cu_seqlens is None else [0, *accumulate(chunks)][:-1]
+        first = [[0, *accumulate(x)][:-1] for x in (lengths, kept)]
+        table = list(zip(first[0], lengths, positions, first_gate, first[1], strict=True))
+        info = torch.tensor(table, dtype=torch.int64).to(q.device, non_blocking=True)
+    return Sequences(info, lengths, max(chunks, default=0))
+
+
+def _even(rows: int, length: int, position: int, gates: int, kept: int, device: torch.device) -> Tensor:
+    """The table of rows that are alike, made on the device: nothing is copied there, as a CUDA graph needs."""
+    row = torch.arange(rows, device=device)
+    same = torch.ones_like(row)
+    return torch.stack([row * length, same * length, same * position, row * gates, row * kept], 1)
 
 
 def groups(chunks: int, group: int, untied: bool) -> Iterator[tuple[int, int, bool]]:

@@ -22,7 +22,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0"])
 def read_linear_kernel(
     q, k, y, info, shares, G, anchor, slots, trace,
     n0, lanes, heads,
@@ -60,7 +60,7 @@ def read_linear_kernel(
     store_tokens(y, out, start, head, heads, first, stop, C, V)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0"])
 def read_mlp_kernel(
     q, k, y, info, shares, G, anchor, slots, trace,
     n0, lanes, heads,

@@ -24,7 +24,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0"])
 def read_linear_backward_kernel(
     q, k, d_y, info, shares, G, anchor, slots, trace,
     d_q, d_slots, d_trace, d_shares, d_G,
@@ -91,7 +91,7 @@ def read_linear_backward_kernel(
     store_tokens(d_q, d_query, start, head, heads, first, stop, C, D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0"])
 def read_mlp_backward_kernel(
     q, k, d_y, info, shares, G, anchor, slots, trace,
     d_q, d_slots, d_trace, d_shares, d_G,
@@ -216,7 +216,7 @@ def read_mlp_backward_kernel(
     store_tokens(d_q, d_query, start, head, heads, first, stop, C, D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0"])
 def read_mlp_onto_kernel(
     q, k, d_y, info, shares, G, trace,
     d_slots, d_trace,

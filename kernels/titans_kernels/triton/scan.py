@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from titans_kernels.state import MemoryState
+from titans_kernels.step import kernel_step
 
 from .ops import memory_forward
 from .plan import READS
@@ -20,12 +21,16 @@ def triton_scan(
 ) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """As `memory_scan`, for arguments already checked. fresh: whether every row stands at the start of a chunk, its
     anchor being its memory, as it does where no state was given."""
+    tensors = (q, k, v, alpha, eta, theta, *state.memory, *state.momentum, *state.anchor)
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if q.shape[1] == 1 and cu_seqlens is None and not keep:
+        token, gates = (q[:, 0], k[:, 0], v[:, 0]), (alpha[:, 0], eta[:, 0], theta[:, 0])
+        y, state = kernel_step(*token, gates, state, chunk, read, max_norm, inplace=False)
+        return y[:, None], state
     tied = all(m is a for m, a in zip(state.memory, state.anchor, strict=True))
     packed = _pack([w for pair in zip(state.memory, state.momentum, strict=True) for w in pair])
     anchor = None if tied else _pack(state.anchor)
     hidden = state.memory[0].shape[-1] if len(state.memory) == 2 else 0
-    tensors = (q, k, v, alpha, eta, theta, packed, *([anchor] if anchor is not None else []))
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     y, after, border, _ = memory_forward(
         q, k, v, alpha, eta, theta, packed, anchor, cu_seqlens, None if fresh else state.position,
         hidden, chunk, READS[read], max_norm or 0.0, per_chunk, keep,

@@ -10,7 +10,7 @@ import triton.language as tl
 from .tiles import D_VECTORS, NUMBERS, VECTORS, live_rows, sequence
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0"])
 def share_kernel(
     alpha, eta, theta,
     info, shares, G, H,
@@ -63,7 +63,7 @@ def share_kernel(
     tl.store(shares + VECTORS * C + 2, m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0"])
 def share_backward_kernel(
     alpha, eta, theta,
     info, shares, G, H,

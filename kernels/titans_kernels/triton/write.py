@@ -26,7 +26,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0", "count", "now", "onward"])
 def write_linear_kernel(
     k, v, info, shares, anchor,
     states, state_out, anchor_out,
@@ -92,7 +92,7 @@ def write_linear_kernel(
         tl.store(block(out + D * V, 0, 0, V, D, V), S)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0", "count", "now", "onward"])
 def write_mlp_kernel(
     k, v, info, shares, anchor,
     states, state_out, anchor_out, work,

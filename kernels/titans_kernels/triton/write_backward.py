@@ -26,7 +26,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0", "count"])
 def write_linear_backward_kernel(
     k, info, shares, anchor, slots, trace,
     d_slots, d_trace, d_after, d_anchor_out,
@@ -116,7 +116,7 @@ def write_linear_backward_kernel(
     tl.store(block(d_before + lane * SIZE + D * V, 0, 0, V, D, V), d_S)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n0", "count"])
 def write_mlp_backward_kernel(
     k, info, shares, anchor, slots, trace,
     d_slots, d_trace, d_after, d_anchor_out, work,
