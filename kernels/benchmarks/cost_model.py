@@ -1,254 +1,24 @@
-"""What the kernels must compute and move, and how long that takes at least: floors on a GPU, without one.
+"""Floors and estimates of the kernels' time on a GPU, without one; what extra memory they take; what would make them faster.
 
     python kernels/benchmarks/cost_model.py             print the tables
     python kernels/benchmarks/cost_model.py --write     write them to results/cost_model.md
 
-Operations are the kernels' own matrix products, 2·M·N·K each, whole tiles, masked halves included; tests count them again by running the
-kernels. Bytes are the kernels' own loads and stores. Times are floors, not predictions, except where a table says estimate.
-All for gates per token, read="after", no bound, no incoming state.
+What is counted, and how, is in costs.py.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from costs import H200, Call, Card, Cost, backward_costs, floor, forward_costs, memory, useful
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from titans_kernels.triton import launch, ops, plan
-from titans_kernels.triton.configurations import chosen
+from titans_kernels.triton import plan
 from titans_kernels.triton.plan import Shape
-
-
-@dataclass(frozen=True)
-class Card:
-    """A GPU. Rates per second; the last three are assumptions that no session has measured yet."""
-
-    name: str = "H200"
-    matrix: float = 790e12
-    """Operations of bf16 products, accumulated in float32; measured."""
-    memory: float = 4.3e12
-    """Bytes copied, read and written both counted; measured."""
-    multiprocessors: int = 132
-    cache: float = 30e6
-    """Bytes of the L2 that scratch may count on: half of its 60 MB."""
-    cache_rate: float = 5.5e12
-    """Bytes between the L2 and all multiprocessors."""
-    one_cache_rate: float = 0.11e12
-    """Bytes between the L2 and one multiprocessor: 64 a cycle."""
-    round: float = 0.5e-6
-    """Seconds of one load → product → store that waits for the one before, in a recurrence."""
-
-
-H200 = Card()
-
-
-class Cost(NamedTuple):
-    """One kernel, per token and head."""
-
-    kernel: str
-    products: float
-    """Operations."""
-    passed: float
-    """Bytes of the call's inputs, outputs and gradients: always device memory."""
-    scratch: float
-    """Bytes between kernels, each counted once a kernel: device memory, unless all of a group's fit the L2."""
-    cache: float
-    """Bytes touched again within a kernel, or a lane's float32 state: taken to be in the L2."""
-    rounds: int
-    """Dependent rounds a chunk, of the kernels that run chunk after chunk; 0 where all chunks run at once."""
-
-
-def useful(shape: Shape) -> float:
-    """Operations per token and head of one forward that no implementation of the chunk form avoids, by products.
-
-    Two layers: 6DE + 8EV to write, 4DE + 4EV to read, and 4cE + 2c(D + V) between tokens of a chunk: 22DE + 4c(D + E) at V = D.
-    One: 10DV + 2c(D + V). The coefficients are counted as nothing: rows of 4c operations here (a product of c × c triangles,
-    2c² a token, elsewhere). A backward counts twice a forward, two products for each; what is computed again counts nothing.
-    """
-    c, d, e, v = shape.chunk, shape.key, shape.hidden, shape.value
-    between = 2 * c * (d + v)
-    return 10 * d * e + 12 * e * v + 4 * c * e + between if e else 10 * d * v + between
-
-
-def forward_costs(shape: Shape) -> list[Cost]:
-    return [_shares(shape, backward=False), _write(shape), _read(shape)]
-
-
-def backward_costs(shape: Shape) -> list[Cost]:
-    again = [_shares(shape, backward=True), _write(shape)]
-    reverse = [_read_backward, _read_onto, _write_backward] if shape.hidden else [_read_backward, _write_backward]
-    return [*again, *(cost(shape) for cost in reverse), _share_backward(shape)]
-
-
-def _shares(shape: Shape, backward: bool) -> Cost:
-    c = shape.tile
-    return Cost("shares" + " again" * backward, 0, 12, 4 * (c * (1 + backward) + 5), 0, 0)
-
-
-def _write(shape: Shape) -> Cost:
-    c, d, e, v, size = shape.tile, shape.key, shape.hidden, shape.value, shape.dtype.itemsize
-    slots, trace = 2 * shape.weights * size / c, (2 * e + v) * size
-    if not e:
-        return Cost("write", 6 * d * v, size * (d + v), slots + trace + 8, 0, 2)
-    state = 4 * 5 * shape.weights / c  # the anchor, W and S in, W and S out
-    rounds = 3 * e // chosen("write", shape, "wgmma").block + 1
-    return Cost("write", 6 * d * e + 8 * e * v, size * (d + v), slots + trace + 8, state + 3 * e * size, rounds)
-
-
-def _read(shape: Shape) -> Cost:
-    c, d, e, v, size = shape.tile, shape.key, shape.hidden, shape.value, shape.dtype.itemsize
-    scratch = (2 * shape.weights / c + 2 * e + v) * size + _triangle(c) + 8
-    products = (4 * d * e + 4 * e * v + 4 * c * e if e else 4 * d * v) + 2 * c * (d + v)
-    return Cost("read", products, size * (2 * d + v), scratch, 0, 0)
-
-
-def _read_backward(shape: Shape) -> Cost:
-    c, d, e, v, size = shape.tile, shape.key, shape.hidden, shape.value, shape.dtype.itemsize
-    error = shape.errors.itemsize
-    passed = size * (3 * d + v)
-    taken = (2 * shape.weights / c + 2 * e + v) * size + _triangle(c) + 8
-    if not e:
-        given = error * (2 * shape.weights / c + v + d) + 4 * c + 8
-        return Cost("read_backward", 8 * d * v + c * (6 * d + 4 * v), passed, taken + given, 0, 0)
-    given = error * (2 * e + v + d) + 4 * c + 8
-    products = 8 * d * e + 4 * e * v + 8 * c * e + c * (8 * d + 6 * v)
-    again = (2 * d + v + 2 * e + v) * size + 2 * e * error + _triangle(c)
-    return Cost("read_backward", products, passed, taken + given, again, 0)
-
-
-def _read_onto(shape: Shape) -> Cost:
-    c, d, e, v, size = shape.tile, shape.key, shape.hidden, shape.value, shape.dtype.itemsize
-    products = 4 * d * e + 4 * e * v + 4 * c * e + 2 * c * (d + v)
-    scratch = shape.errors.itemsize * (4 * e + 2 * shape.weights / c) + size * v + _triangle(c) + 8
-    return Cost("read_onto", products, size * (2 * d + v), scratch, 0, 0)
-
-
-def _write_backward(shape: Shape) -> Cost:
-    c, d, e, v, size = shape.tile, shape.key, shape.hidden, shape.value, shape.dtype.itemsize
-    error = shape.errors.itemsize
-    passed = size * (2 * d + v)
-    taken = size * (2 * shape.weights / c + 2 * e + v) + error * (2 * shape.weights / c + 2 * e + v + d) + 16
-    if not e:
-        return Cost("write_backward", 12 * d * v, passed, taken, 0, 3)
-    state = 4 * 6 * shape.weights / c  # the state's gradient: twice in, once out
-    again = size * (d + e * v / c + 3 * e + 2 * e + v) + error * (2 * e + 2 * e + 2 * e) + 16
-    rounds = 4 * e // chosen("write_backward", shape, "wgmma").block + 3
-    return Cost("write_backward", 12 * d * e + 16 * e * v, passed, taken, state + again, rounds)
-
-
-def _share_backward(shape: Shape) -> Cost:
-    c = shape.tile
-    return Cost("share_backward", 0, 24, 3 * _triangle(c) + 4 * 7, 0, 0)
-
-
-def _triangle(c: int) -> float:
-    """Bytes a row of a lower triangle, float32."""
-    return 2 * (c + 1)
-
-
-class Call(NamedTuple):
-    """A size that is run."""
-
-    shape: Shape
-    rows: int
-    tokens: int
-
-    @property
-    def lanes(self) -> int:
-        return self.rows * self.shape.heads
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.tokens // self.shape.chunk)
-
-    @property
-    def group(self) -> int:
-        return self.shape.group(self.chunks, self.lanes, backward=True)
-
-    @property
-    def spilt(self) -> bool:
-        """Whether a group's scratch is more than the L2 can be counted on to hold."""
-        return self.group * self.lanes * self.shape.scratch(per_chunk=False, backward=True) > H200.cache
-
-
-class Floor(NamedTuple):
-    """Seconds over all tokens of a call."""
-
-    matrix: float
-    memory: float
-    cache: float
-    latency: float
-    """An estimate: what the rounds of a recurrence wait for."""
-
-    @property
-    def seconds(self) -> float:
-        return max(self.matrix, self.memory, self.cache)
-
-    @property
-    def estimate(self) -> float:
-        return self.seconds + self.latency
-
-    @property
-    def bound(self) -> str:
-        return max(("matrix", "memory", "cache", "latency"), key=lambda name: getattr(self, name))
-
-
-def floor(cost: Cost, call: Call, card: Card = H200) -> Floor:
-    """A recurrence occupies a multiprocessor a lane; the other kernels all of them."""
-    units = call.tokens * call.lanes
-    waves = -(-call.lanes // card.multiprocessors)
-    busy = min(call.lanes, card.multiprocessors) / waves if cost.rounds else card.multiprocessors
-    if cost.rounds and waves > 1:
-        busy = call.lanes / waves
-    share = busy / card.multiprocessors
-    device = cost.passed + cost.scratch * call.spilt
-    touched = cost.passed + cost.scratch + cost.cache
-    return Floor(
-        units * cost.products / (card.matrix * share),
-        units * device / card.memory,
-        units * touched / min(card.cache_rate, busy * card.one_cache_rate),
-        cost.rounds * card.round * call.chunks * waves,
-    )
-
-
-class Memory(NamedTuple):
-    """Bytes of a forward and backward."""
-
-    kept: int
-    scratch: int
-    small: int
-    """States in and out, and their gradients."""
-    passed: int
-    """Inputs, outputs and the gradients of both."""
-
-    @property
-    def share(self) -> float:
-        return (self.kept + self.scratch + self.small) / self.passed
-
-
-def memory(shape: Shape, rows: int, tokens: int) -> Memory:
-    """Sizes of the tensors themselves, allocated on the meta device by the code that allocates them on a GPU."""
-    device = torch.device("meta")
-    q = torch.empty(rows, tokens, shape.heads, shape.key, dtype=shape.dtype, device=device)
-    v = torch.empty(rows, tokens, shape.heads, shape.value, dtype=shape.dtype, device=device)
-    gates = (torch.empty(rows, tokens, shape.heads, device=device),) * 3
-    state = torch.empty(rows, shape.heads, 2 * shape.weights, device=device)
-    call = ops._call(q, q, v, *gates, state, None, None, None, shape.hidden, shape.chunk, 0, 0.0, False, True)
-    kept = state.new_empty(ops._kept(q, q, v, state, None, None, shape.hidden, shape.chunk, True))
-    buffers = [*launch.allocate(call, backward=True), *launch.allocate_gradient(call)]
-    forward = launch.allocate(call, backward=False)
-    scratch = max(_bytes(buffers), _bytes(forward))
-    passed = 2 * _bytes([q, q, v, v, *gates])
-    return Memory(_bytes([kept]), scratch, 5 * _bytes([state]), passed)
-
-
-def _bytes(tensors: list[torch.Tensor] | launch.Scratch) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)
-
 
 LARGE, LONG = (16, 16_384), (1, 1_048_576)
 """Rows and tokens, with 8 heads: 128 lanes of 16,384 tokens, and batch 1 with a million."""
@@ -271,11 +41,16 @@ def tables() -> str:
 HEAD = f"""# Cost model
 
 Written by `python kernels/benchmarks/cost_model.py --write`; nothing on this page is a measurement of the kernels. bf16,
-D = V = 64, E = 2D, 8 heads. {H200.name}: {H200.matrix / 1e12:.0f} TFLOP/s in bf16 and {H200.memory / 1e12} TB/s are measured rates;
-{H200.cache_rate / 1e12} TB/s from the L2 ({H200.one_cache_rate * 1e3 / 1e12:.2g}e-3 TB/s for one multiprocessor), {H200.cache / 1e6:.0f} MB
-of it for scratch, and {H200.round * 1e6} µs for each dependent round of a recurrence are assumptions. *Floor*: the longest of
-products, device memory and L2 at those rates. *Estimate*: floor plus rounds. MPs: multiprocessors in use, of {H200.multiprocessors}.
-L2 column: bytes touched again within a kernel, and the float32 state of two layers; it is assumed to hold them."""
+D = V = 64, E = 2D, 8 heads, forward and backward. Operations and bytes are per token and head.
+
+- *Floor*: the longer of products and device memory, at rates measured on an {H200.name}: {H200.matrix / 1e12:.0f} TFLOP/s in bf16
+  and {H200.memory / 1e12} TB/s copied. A recurrence runs on one multiprocessor a lane, the others on all; MPs: how many are
+  in use, of {H200.multiprocessors}.
+- *Estimate*: the same with {H200.cache_rate / 1e12} TB/s from the L2 ({H200.one_cache_rate / 1e12} TB/s to one of them),
+  plus {H200.round * 1e6} µs for each dependent round of a recurrence. These three are assumptions, to be replaced by
+  measurements.
+- *L2 bytes*: touched again within a kernel, and the float32 state of two layers; taken to stay in the L2. *Scratch bytes*
+  pass between kernels, and go to device memory where a group's scratch is over {H200.cache / 1e6:.0f} MB, as in all rows here."""
 
 
 def kernel_table(layers: int, chunk: int) -> str:
@@ -284,8 +59,8 @@ def kernel_table(layers: int, chunk: int) -> str:
     lines = [
         f"## L = {layers}, chunk {chunk}: each kernel\n",
         "Floors and estimates in ms over all tokens; first 128 lanes × 16,384 tokens, then 8 × 1,048,576.\n",
-        "| kernel | operations | bytes in, out | scratch bytes | L2 bytes | MPs | floor | bound | estimate | MPs | floor | bound "
-        "| estimate |",
+        "| kernel | operations | bytes in, out | scratch bytes | L2 bytes | MPs | floor | estimate | bound by | MPs | floor "
+        "| estimate | bound by |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cost in [*forward_costs(shape), *backward_costs(shape)]:
@@ -293,7 +68,7 @@ def kernel_table(layers: int, chunk: int) -> str:
         for call in calls:
             found = floor(cost, call)
             busy = min(call.lanes, H200.multiprocessors) if cost.rounds else H200.multiprocessors
-            cells += [str(busy), _ms(found.seconds), found.bound, _ms(found.estimate)]
+            cells += [str(busy), _ms(found.seconds), _ms(found.estimate), found.bound]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -355,12 +130,15 @@ def rule_table() -> str:
     lines = ["## Shapes that take more than 10 % at a million tokens, batch 1\n"]
     for heads in (1, 2, 4, 8, 16):
         found = [(memory(shape, *LONG).share, shape) for shape in shapes(heads)]
-        over = sorted(((share, shape) for share, shape in found if share > 0.1), key=lambda x: -x[0])
-        lines.append(f"**{heads} heads**: {len(over)} of {len(found)}, the most {max(x[0] for x in found):.1%}.")
-        lines += [
-            f"- {share:.1%}: D {s.key}, E {s.hidden or 'none'}, chunk {s.chunk}, {str(s.dtype).removeprefix('torch.')}"
-            for share, s in over
-        ]
+        over = sorted((x for x in found if x[0] > 0.1), key=lambda x: -x[0])
+        lines.append(f"- {heads} heads: {len(over)} of {len(found)}, the most {over[0][0]:.1%}.")
+    lines.append(
+        f"\nWith 16 heads they are ({plan.SMALL_SCRATCH >> 20} MiB, always granted, add narrow ones with 1 and 2):\n"
+    )
+    lines += ["| D | E | chunk | precision | share |", "|---|---|---|---|---|"]
+    for share, shape in over:
+        precision = str(shape.dtype).removeprefix("torch.")
+        lines.append(f"| {shape.key} | {shape.hidden} | {shape.chunk} | {precision} | {share:.1%} |")
     return "\n".join(lines)
 
 
@@ -375,7 +153,7 @@ def levers(shape: Shape) -> list[Lever]:
     """Estimates, in seconds, for a million tokens with batch 1."""
     rows, tokens = LONG
     base = Call(shape, rows, tokens)
-    halves = replace(H200, round=H200.round / 2.5, cache_rate=1e18, one_cache_rate=1e18)
+    inside = replace(H200, round=H200.round / 2.5, cache_rate=1e18, one_cache_rate=1e18)
     found = [
         Lever("as it is", *_times(base), f"{base.lanes} lanes"),
         Lever("16 sequences of 65,536 packed", *_times(Call(shape, 16, tokens // 16)), "128 lanes; needs such data"),
@@ -390,10 +168,13 @@ def levers(shape: Shape) -> list[Lever]:
         narrow = shape._replace(hidden=shape.hidden // split)
         found.append(Lever(f"hidden width over {split} programs", *_split_times(shape, narrow, split),
                            "1 exchange a chunk forward, 3 backward, at 2 µs each (assumed)"))  # fmt: skip
-        found.append(Lever("state in shared memory", *_times(base, halves),
+        found.append(Lever("state in shared memory", *_times(base, inside),
                            "128 KiB a lane; no L2 traffic, rounds of 0.2 µs (assumed)"))  # fmt: skip
+        found.append(Lever("recurrence back in blocks of 64", *_wide_blocks(base), "fewer rounds; needs registers"))
     found += [
-        Lever("12 layers in a pipeline", *_pipelined(base, 12), "a layer's share of 12 that run on successive segments"),
+        Lever(
+            "12 layers in a pipeline", *_pipelined(base, 12), "a layer's share of 12 that run on successive segments"
+        ),
         Lever("reads beside the recurrence", *_overlapped(base), "second stream, one group behind"),
     ]
     return found
@@ -423,13 +204,22 @@ def _split_times(shape: Shape, narrow: Shape, split: int) -> tuple[float, float]
     return times[0], sum(times)
 
 
+def _wide_blocks(call: Call) -> tuple[float, float]:
+    costs = [
+        cost._replace(rounds=4 * call.shape.hidden // 64 + 3) if cost.kernel == "write_backward" else cost
+        for cost in backward_costs(call.shape)
+    ]
+    forward = _times(call)[0]
+    return forward, forward + sum(_seconds(costs, call))
+
+
 def _pipelined(call: Call, layers: int) -> tuple[float, float]:
-    times = []
-    for costs in (forward_costs(call.shape), backward_costs(call.shape)):
-        sequential, parallel = _seconds(costs, call)
-        at_once = min(layers, H200.multiprocessors // call.lanes)
-        least = sum(floor(cost, call).memory for cost in costs if cost.rounds)
-        times.append(max(sequential / at_once, least) + parallel)
+    """Recurrences of all layers side by side, a lane each; the share of one layer."""
+    beside = Call(call.shape._replace(heads=call.shape.heads * layers), call.rows, call.tokens)
+    times = [
+        _seconds(costs, beside)[0] / layers + _seconds(costs, call)[1]
+        for costs in (forward_costs(call.shape), backward_costs(call.shape))
+    ]
     return times[0], sum(times)
 
 
@@ -450,7 +240,8 @@ def lever_table(shape: Shape) -> str:
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {x.name} | {_ms(x.forward)} | {_ms(x.whole)} | {found[0].whole / x.whole:.1f}× | {x.remark} |" for x in found
+        f"| {x.name} | {_ms(x.forward)} | {_ms(x.whole)} | {found[0].whole / x.whole:.1f}× | {x.remark} |"
+        for x in found
     ]
     return "\n".join(lines)
 

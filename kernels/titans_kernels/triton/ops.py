@@ -31,7 +31,8 @@ def memory_forward(
     anchor_out = _memory(state_out, call.shape) if anchor is None else anchor.contiguous().clone()
     kept = state.new_empty(_kept(q, k, v, state, cu_seqlens, position, hidden, chunk, keep))
     kept.index_copy_(0, call.sequences.info[:, 4], state)
-    launch.forward(call, kept, y, state_out, anchor_out, keep)
+    with torch.cuda.device_of(q):
+        launch.forward(call, kept, y, state_out, anchor_out, keep)
     return y, state_out, anchor_out, kept if keep else kept.new_empty(0)
 
 
@@ -58,7 +59,8 @@ def memory_backward(
     d_gates = [torch.zeros_like(x) for x in call.gates]
     d_anchor = d_state.new_zeros(*d_state.shape[:2], call.shape.weights if anchor is not None else 0)
     border = None if d_anchor_out is None else d_anchor_out.contiguous()
-    d_before = launch.backward(call, kept, d_y.contiguous(), d_state, border, d_tokens, d_gates, d_anchor)
+    with torch.cuda.device_of(q):
+        d_before = launch.backward(call, kept, d_y.contiguous(), d_state, border, d_tokens, d_gates, d_anchor)
     empty = [row for row, length in enumerate(call.sequences.lengths) if not length]
     if empty and border is not None:  # the anchor came through unchanged
         if anchor is None:
