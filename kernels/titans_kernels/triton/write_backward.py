@@ -2,7 +2,7 @@
 
 The gradient of the state comes in from what follows the group, takes up what the reads of each chunk gave, and leaves
 towards what precedes it. Like the state, it stays in registers for one layer; for two it goes through two float32
-buffers in turn.
+buffers in turn: what is carried on number by number first, then passes over blocks of the hidden width add the rest.
 """
 
 import triton
@@ -24,6 +24,9 @@ from .tiles import (
     store_tokens,
     write_shares,
 )
+
+FLAT = tl.constexpr(2048)
+"""Numbers of a matrix worked off at a time where its shape does not matter."""
 
 
 @triton.jit(do_not_specialize=["n0", "count"])
@@ -180,14 +183,27 @@ def write_mlp_backward_kernel(
         back, delta = z + C * E, block(z + 2 * C * E, 0, 0, V, C, V)
         d_active = d_trace + at * C * (2 * E + V + D)
         d_below, d_delta = d_active + C * E, d_active + 2 * C * E  # tiles are loaded where used: registers are short
+        beta, f, m = carries(share, C)
+        begun = (i + 1) * CHUNK > position + length
+        of_beta1, of_f1, of_m1 = _carry_on(source, slot, d_slot, target, d_anchor, d_anchor_out, beta, f, m, begun,
+                                           D * E, READ, UNTIED, BORDER)  # fmt: skip
+        of_beta2, of_f2, of_m2 = _carry_on(source + W2, slot + W2, d_slot + W2, target + W2, d_anchor + S1,
+                                           d_anchor_out + S1, beta, f, m, begun, E * V, READ, UNTIED, BORDER)  # fmt: skip
+        tl.store(d_share + D_VECTORS * C, of_beta1 + of_beta2)
+        tl.store(d_share + D_VECTORS * C + 1, of_f1 + of_f2)
+        tl.store(d_share + D_VECTORS * C + 2, of_m1 + of_m2)
+        as_anchor1, as_anchor2 = target, target + W2
+        A1, A2 = slot, slot + W2
+        if UNTIED:
+            as_anchor1, as_anchor2 = d_anchor, d_anchor + S1
+            A1, A2 = anchor, anchor + S1
+        tl.debug_barrier()  # what is stored in one pass is loaded in the next, by other threads
 
         by_W, by_S = tl.zeros([C, V], tl.float32), tl.zeros([C, V], tl.float32)
         for e in tl.range(0, E, BE, disable_licm=True):  # to the last layer's errors, from what they wrote
             active = silu(tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)).to(OPERAND)
-            d_W = tl.load(block(source + W2, e, 0, V, BE, V))
-            by_W = product(active, d_W, by_W, OPERAND, PRECISION)
-            d_S = tl.load(block(source + S2, e, 0, V, BE, V))
-            by_S = product(active, d_S, by_S, OPERAND, PRECISION)
+            by_W = product(active, tl.load(block(source + W2, e, 0, V, BE, V)), by_W, OPERAND, PRECISION)
+            by_S = product(active, tl.load(block(source + S2, e, 0, V, BE, V)), by_S, OPERAND, PRECISION)
         error = tl.load(delta)
         of_G_c, of_H_c = -tl.sum(error * by_W, 1), -tl.sum(error * by_S, 1)
         G_c, H_c = write_shares(share, first, stop, C)
@@ -195,97 +211,65 @@ def write_mlp_backward_kernel(
         of_delta -= G_c[:, None] * by_W + H_c[:, None] * by_S
         key = load_tokens(k, start, head, heads, first, stop, C, D)
         for e in tl.range(0, E, BE, disable_licm=True):  # to the first layer's, and through them to the last layer's
-            slope = silu_slope(tl.load(block(z, 0, e, E, C, BE)).to(tl.float32))
-            below = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32) * slope
+            hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
+            slope = silu_slope(hidden)
+            above = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32)
+            below = above * slope
+            tl.store(block(back, 0, e, E, C, BE), below.to(trace.dtype.element_ty))
             of_below = tl.load(block(d_below, 0, e, E, C, BE)).to(tl.float32)
-            d_W = tl.load(block(source, 0, e, E, D, BE))
-            by = product(key, d_W, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
+            by = product(key, tl.load(block(source, 0, e, E, D, BE)), tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
             of_G_c -= tl.sum(below * by, 1)
             of_below -= G_c[:, None] * by
-            d_S = tl.load(block(source + S1, 0, e, E, D, BE))
-            by = product(key, d_S, tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
+            by = product(
+                key, tl.load(block(source + S1, 0, e, E, D, BE)), tl.zeros([C, BE], tl.float32), OPERAND, PRECISION
+            )
             of_H_c -= tl.sum(below * by, 1)
             of_below -= H_c[:, None] * by
-            tl.store(block(d_below, 0, e, E, C, BE), of_below.to(d_trace.dtype.element_ty))
-            A2 = tl.load(block(slot + W2, e, 0, V, BE, V)).to(tl.float32)
-            if UNTIED:
-                A2 = tl.load(block(anchor + S1, e, 0, V, BE, V))
-            of_delta = product(of_below * slope, A2, of_delta, OPERAND, PRECISION)
+            d_z1 = of_below * above * silu_curve(hidden)
+            tl.store(block(d_below, 0, e, E, C, BE), d_z1.to(d_trace.dtype.element_ty))
+            d_back = (of_below * slope).to(OPERAND)
+            of_delta = product(d_back, tl.load(block(A2, e, 0, V, BE, V)), of_delta, OPERAND, PRECISION)
+            into = block(as_anchor2, e, 0, V, BE, V)
+            tl.store(into, product(tl.trans(d_back), error, tl.load(into), OPERAND, PRECISION))
         tl.store(d_share + 2 * C + rows, of_G_c)
         tl.store(d_share + 3 * C + rows, of_H_c)
         store_tokens(d_v, -2 * of_delta, start, head, heads, first, stop, C, V)
         d_z2 = (2 * of_delta).to(OPERAND)
+        tl.debug_barrier()
+
         error = tl.load(delta)
         G_c, H_c = write_shares(share, first, stop, C)
         error_W, error_S = (error * -G_c[:, None]).to(OPERAND), (error * -H_c[:, None]).to(OPERAND)
-        tl.debug_barrier()  # d_below is read back below, by other threads
-
-        beta, f, m = carries(share, C)
-        of_beta, of_f, of_m = 0.0, 0.0, 0.0
-        begun = (i + 1) * CHUNK > position + length
-        for e in tl.range(0, E, BE, disable_licm=True):  # the second layer: to its keys, and the state before
-            d_W = tl.load(block(source + W2, e, 0, V, BE, V))
-            d_S = tl.load(block(source + S2, e, 0, V, BE, V))
-            of_active = tl.load(block(d_active, 0, e, E, C, BE)).to(tl.float32)
-            of_active = product(error_W, tl.trans(d_W), of_active, OPERAND, PRECISION)
+        for e in tl.range(0, E, BE, disable_licm=True):  # the second layer: to its keys, and its part in the anchor
+            d_W, d_S = tl.load(block(source + W2, e, 0, V, BE, V)), tl.load(block(source + S2, e, 0, V, BE, V))
+            of_active = product(error_W, tl.trans(d_W), tl.zeros([C, BE], tl.float32), OPERAND, PRECISION)
             of_active = product(error_S, tl.trans(d_S), of_active, OPERAND, PRECISION)
-            W = tl.load(block(slot + W2, e, 0, V, BE, V)).to(tl.float32)
-            S = tl.load(block(slot + S2, e, 0, V, BE, V)).to(tl.float32)
-            A2 = W
-            if UNTIED:
-                A2 = tl.load(block(anchor + S1, e, 0, V, BE, V))
-            of_active = product(d_z2, tl.trans(A2), of_active, OPERAND, PRECISION)
-            tl.store(block(d_active, 0, e, E, C, BE), of_active.to(d_trace.dtype.element_ty))
-            of_beta += tl.sum(d_W * W)
-            of_f += tl.sum(d_W * S)
-            of_m += tl.sum(d_S * S)
-            d_S = tl.load(block(d_slot + S2, e, 0, V, BE, V)).to(tl.float32) + f * d_W + m * d_S
-            tl.store(block(target + S2, e, 0, V, BE, V), d_S)
+            of_active = product(d_z2, tl.trans(tl.load(block(A2, e, 0, V, BE, V))), of_active, OPERAND, PRECISION)
+            of_active += tl.load(block(d_active, 0, e, E, C, BE)).to(tl.float32)
             hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
-            d_back = tl.load(block(d_below, 0, e, E, C, BE)).to(tl.float32) * silu_slope(hidden)
-            of_A = product(tl.trans(silu(hidden)), d_z2, tl.zeros([BE, V], tl.float32), OPERAND, PRECISION)
-            of_A = product(tl.trans(d_back), error, of_A, OPERAND, PRECISION)
-            d_W = _before(block(d_slot + W2, e, 0, V, BE, V), beta * d_W, of_A, block(d_anchor_out + S1, e, 0, V, BE, V),
-                          block(d_anchor + S1, e, 0, V, BE, V), begun, READ, UNTIED, BORDER)  # fmt: skip
-            tl.store(block(target + W2, e, 0, V, BE, V), d_W)
-        tl.debug_barrier()  # as for d_below
-        of_k = tl.load(block(d_delta + C * V, 0, 0, D, C, D)).to(tl.float32)
+            d_z1 = tl.load(block(d_below, 0, e, E, C, BE)).to(tl.float32) + of_active * silu_slope(hidden)
+            tl.store(block(d_below, 0, e, E, C, BE), d_z1.to(d_trace.dtype.element_ty))
+            into = block(as_anchor2, e, 0, V, BE, V)
+            tl.store(into, product(tl.trans(silu(hidden)), d_z2, tl.load(into), OPERAND, PRECISION))
+        tl.debug_barrier()
+
         key = load_tokens(k, start, head, heads, first, stop, C, D)
         G_c, H_c = write_shares(share, first, stop, C)
+        of_k = tl.load(block(d_delta + C * V, 0, 0, D, C, D)).to(tl.float32)
         for e in tl.range(0, E, BE, disable_licm=True):  # the first layer, likewise
-            hidden = tl.load(block(z, 0, e, E, C, BE)).to(tl.float32)
-            slope = silu_slope(hidden)
-            above = tl.load(block(back, 0, e, E, C, BE)).to(tl.float32)
-            d_z1 = tl.load(block(d_below, 0, e, E, C, BE)).to(tl.float32) * above * silu_curve(hidden)
-            d_z1 = (d_z1 + tl.load(block(d_active, 0, e, E, C, BE)).to(tl.float32) * slope).to(OPERAND)
-            below = above * slope
-            d_W = tl.load(block(source, 0, e, E, D, BE))
-            d_S = tl.load(block(source + S1, 0, e, E, D, BE))
-            of_k = product(-below * G_c[:, None], tl.trans(d_W), of_k, OPERAND, PRECISION)
-            of_k = product(-below * H_c[:, None], tl.trans(d_S), of_k, OPERAND, PRECISION)
-            W = tl.load(block(slot, 0, e, E, D, BE)).to(tl.float32)
-            S = tl.load(block(slot + S1, 0, e, E, D, BE)).to(tl.float32)
-            A1 = W
-            if UNTIED:
-                A1 = tl.load(block(anchor, 0, e, E, D, BE))
-            of_k = product(d_z1, tl.trans(A1), of_k, OPERAND, PRECISION)
-            of_beta += tl.sum(d_W * W)
-            of_f += tl.sum(d_W * S)
-            of_m += tl.sum(d_S * S)
-            d_S = tl.load(block(d_slot + S1, 0, e, E, D, BE)).to(tl.float32) + f * d_W + m * d_S
-            tl.store(block(target + S1, 0, e, E, D, BE), d_S)
-            of_A = product(tl.trans(key), d_z1, tl.zeros([D, BE], tl.float32), OPERAND, PRECISION)
-            d_W = _before(block(d_slot, 0, e, E, D, BE), beta * d_W, of_A, block(d_anchor_out, 0, e, E, D, BE),
-                          block(d_anchor, 0, e, E, D, BE), begun, READ, UNTIED, BORDER)  # fmt: skip
-            tl.store(block(target, 0, e, E, D, BE), d_W)
+            below = tl.load(block(back, 0, e, E, C, BE))
+            d_W, d_S = tl.load(block(source, 0, e, E, D, BE)), tl.load(block(source + S1, 0, e, E, D, BE))
+            of_k = product(below * -G_c[:, None], tl.trans(d_W), of_k, OPERAND, PRECISION)
+            of_k = product(below * -H_c[:, None], tl.trans(d_S), of_k, OPERAND, PRECISION)
+            d_z1 = tl.load(block(d_below, 0, e, E, C, BE))
+            of_k = product(d_z1, tl.trans(tl.load(block(A1, 0, e, E, D, BE))), of_k, OPERAND, PRECISION)
+            into = block(as_anchor1, 0, e, E, D, BE)
+            tl.store(into, product(tl.trans(key), d_z1, tl.load(into), OPERAND, PRECISION))
         store_tokens(d_k, of_k, start, head, heads, first, stop, C, D)
-        tl.store(d_share + D_VECTORS * C, of_beta)
-        tl.store(d_share + D_VECTORS * C + 1, of_f)
-        tl.store(d_share + D_VECTORS * C + 2, of_m)
         tl.debug_barrier()  # the target is the next chunk's source
         source = target
-    for start in tl.range(0, SIZE, 1024, disable_licm=True):
-        at = start + tl.arange(0, 1024)
+    for start in tl.range(0, SIZE, FLAT, disable_licm=True):
+        at = start + tl.arange(0, FLAT)
         tl.store(d_before + lane * SIZE + at, tl.load(source + at, mask=at < SIZE), mask=at < SIZE)
 
 
@@ -299,31 +283,48 @@ def pull(inner, scale, max_norm):
 def unbound(gradient, after, out, scale, max_norm, SIZE: tl.constexpr):
     """The gradient before the bound was applied to a matrix, from that after it and the matrix that it left."""
     inner = 0.0
-    for start in tl.range(0, SIZE, 1024, disable_licm=True):
-        at = start + tl.arange(0, 1024)
+    for start in tl.range(0, SIZE, FLAT, disable_licm=True):
+        at = start + tl.arange(0, FLAT)
         inner += tl.sum(
             tl.load(gradient + at, mask=at < SIZE, other=0.0) * tl.load(after + at, mask=at < SIZE, other=0.0)
         )
     inner = pull(inner, scale, max_norm)
-    for start in tl.range(0, SIZE, 1024, disable_licm=True):
-        at = start + tl.arange(0, 1024)
+    for start in tl.range(0, SIZE, FLAT, disable_licm=True):
+        at = start + tl.arange(0, FLAT)
         d = tl.load(gradient + at, mask=at < SIZE) - inner * tl.load(after + at, mask=at < SIZE)
         tl.store(out + at, scale * d, mask=at < SIZE)
 
 
 @triton.jit
-def _before(read, carried, of_anchor, border, d_anchor, begun, READ: tl.constexpr, UNTIED: tl.constexpr,
-            BORDER: tl.constexpr):  # fmt: skip
-    """Of a matrix of the memory before the chunk: by the reads, by what it became, as the anchor, and as the anchor that
-    the call returns. Where the anchor is another matrix, its gradient is stored."""
-    of_read = tl.load(read).to(tl.float32)
-    if BORDER:
-        of_anchor += tl.load(border, mask=begun, other=0.0)
-    if UNTIED:
-        if READ == 2:
-            of_anchor += of_read
+def _carry_on(source, slot, d_slot, target, d_anchor, d_anchor_out, beta, f, m, begun, SIZE: tl.constexpr,
+              READ: tl.constexpr, UNTIED: tl.constexpr, BORDER: tl.constexpr):  # fmt: skip
+    """W | S of one layer, SIZE numbers each: the gradient before the chunk, as far as it comes from the reads and from the
+    state after, into target, or into d_anchor where it is that of another matrix. Returns of β_c, f_c, m_c."""
+    of_beta, of_f, of_m = 0.0, 0.0, 0.0
+    for start in tl.range(0, SIZE, FLAT, disable_licm=True):
+        at = start + tl.arange(0, FLAT)
+        known = at < SIZE
+        d_W = tl.load(source + at, mask=known, other=0.0)
+        d_S = tl.load(source + SIZE + at, mask=known, other=0.0)
+        W = tl.load(slot + at, mask=known, other=0.0).to(tl.float32)
+        S = tl.load(slot + SIZE + at, mask=known, other=0.0).to(tl.float32)
+        of_beta += tl.sum(d_W * W)
+        of_f += tl.sum(d_W * S)
+        of_m += tl.sum(d_S * S)
+        d_S = tl.load(d_slot + SIZE + at, mask=known, other=0.0).to(tl.float32) + f * d_W + m * d_S
+        tl.store(target + SIZE + at, d_S, mask=known)
+        d_W = beta * d_W
+        of_memory = tl.load(d_slot + at, mask=known, other=0.0).to(tl.float32)
+        of_anchor = tl.zeros([FLAT], tl.float32)
+        if BORDER:
+            of_anchor = tl.load(d_anchor_out + at, mask=known & begun, other=0.0)
+        if UNTIED and READ == 2:  # the reads saw the anchor
+            of_anchor += of_memory
         else:
-            carried += of_read
-        tl.store(d_anchor, of_anchor)
-        return carried
-    return carried + of_read + of_anchor
+            d_W += of_memory
+        if UNTIED:
+            tl.store(d_anchor + at, of_anchor, mask=known)
+        else:
+            d_W += of_anchor
+        tl.store(target + at, d_W, mask=known)
+    return of_beta, of_f, of_m
