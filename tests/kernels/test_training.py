@@ -40,3 +40,21 @@ def test_losses_of_a_run_are_the_same(options, monkeypatch):
     want = steps(config, "chunked", monkeypatch)
     assert want[2] < want[0]
     torch.testing.assert_close(steps(config, "triton", monkeypatch), want, rtol=1e-5, atol=0)
+
+
+def test_gradients_pass_through_distributed_data_parallel(tmp_path, monkeypatch):
+    config = TitansConfig.preset("tiny", layers=1, heads=1, width=16, variant="lmm", memory_depth=1)
+    monkeypatch.setattr(titans_dna.memory, "memory_scan", functools.partial(memory_scan, backend="triton"))
+    model = TitansDNA(config).to(DEVICE)
+    ids = torch.randint(config.vocab_size, (1, 20), device=DEVICE)
+    model(ids).logits.square().mean().backward()
+    want = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        parallel(ids).logits.square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for parameter, grad in zip(model.parameters(), want, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)

@@ -4,6 +4,7 @@ Memory that the kernels should have written is NaN until they do.
 """
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch.utils.checkpoint
 pytest.importorskip("triton")
 
 from tests.kernels.cases import everything, gradients, inputs, random_state
-from titans_kernels import MemoryState, memory_scan
+from titans_kernels import MemoryState, memory_scan, scan
 from titans_kernels.triton import ops, plan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -248,3 +249,18 @@ def test_a_single_token_without_gradients_goes_through_the_decode_kernel(depth):
             token = {name: value[:, t : t + 1] for name, value in x.items()}
             y, state = memory_scan(**token, memory=memory, state=state, chunk=8, max_norm=1.5, backend="triton")
             torch.testing.assert_close(y.cpu().double(), want[:, t : t + 1].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_auto_says_once_why_it_does_not_take_the_kernels():
+    """On a GPU, for what they do not support; on a CPU the PyTorch path needs no excuse."""
+    on_gpu = SimpleNamespace(is_cuda=True, dtype=torch.float32, shape=(1, 3, 1, 24))
+    memory = [SimpleNamespace(shape=(1, 24, 24))]
+    with pytest.warns(
+        UserWarning, match="chunked PyTorch path runs instead of the kernels, because of head widths 24 and 24"
+    ):
+        assert scan._choose("auto", on_gpu, on_gpu, on_gpu, memory, 64) == "chunked"
+    assert scan._choose("auto", on_gpu, on_gpu, on_gpu, memory, 64) == "chunked"  # in silence: warnings are errors
+    on_gpu.shape = (1, 3, 1, 32)
+    assert scan._choose("auto", on_gpu, on_gpu, on_gpu, [SimpleNamespace(shape=(1, 32, 64))], 64) == "triton"
+    on_cpu = SimpleNamespace(is_cuda=False)
+    assert scan._choose("auto", on_cpu, on_cpu, on_cpu, memory, 64) == "chunked"
