@@ -86,11 +86,11 @@ def test_intervals_are_those_of_the_binomial():
     labels = np.arange(1000) % 2
     right = np.arange(1000) < 800
     scores = np.eye(2)[np.where(right, labels, 1 - labels)]
-    found = evaluate("binary", labels, scores, resamples=1000)["accuracy"]
+    found = evaluate("binary", labels, scores, resamples=400)["accuracy"]
     low, high = stats.binom.interval(0.95, 1000, 0.8)
-    assert (found.low, found.high) == pytest.approx((low / 1000, high / 1000), abs=0.004)
-    assert evaluate("binary", labels, scores, seed=1) == evaluate("binary", labels, scores, seed=1)
-    assert evaluate("binary", labels, scores, seed=1) != evaluate("binary", labels, scores, seed=2)
+    assert (found.low, found.high) == pytest.approx((low / 1000, high / 1000), abs=0.006)
+    one, again, other = (evaluate("binary", labels, scores, resamples=20, seed=seed) for seed in (1, 1, 2))
+    assert one == again != other
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ BAD = {
     "empty sequence": (GOOD + ",a\n", {}, "t.csv, line 22: got a sequence of 0 bases, want at least 4"),
     "short": (GOOD + "ACG,a\n", {}, "t.csv, line 22: got a sequence of 3 bases, want at least 4"),
     "letter": (GOOD + "ACGTJ,a\n", {}, "t.csv, line 22: letter 'J' is no nucleotide code"),
-    "not ASCII": (GOOD + "ACGTé,a\n", {}, "t.csv, line 22: letter 'É' is no nucleotide code"),
+    "not ASCII": (GOOD + "ACGTé,a\n", {}, "t.csv, line 22: letter 'é' is no nucleotide code"),
     "column": (GOOD, {"label": "class"}, "t.csv: no column 'class', want it once; the columns are 'sequence', 'label'"),
     "cells": (GOOD + "ACGT\n", {}, "t.csv, line 22: got 1 cells, want 2"),
     "empty": ("", {}, "t.csv: empty file"),
@@ -220,9 +220,10 @@ def test_bad_directories(tmp_path):
     write(stray / "test" / "c" / "7.txt", "ACGTACGT")
     with pytest.raises(ValueError, match=r"c/7\.txt: label 'c' does not occur in train"):
         read_labelled(stray)
-    write(stray / "train" / "a" / "empty.txt", "\n")
+    hollow = genomic_benchmark(tmp_path / "hollow")
+    write(hollow / "train" / "a" / "empty.txt", "\n")
     with pytest.raises(ValueError, match=r"a/empty\.txt: got a sequence of 0 bases, want at least 1"):
-        read_labelled(stray)
+        read_labelled(hollow)
 
 
 def test_published_rows_stand_as_they_are(tmp_path):

@@ -67,6 +67,11 @@ class LabelledData:
         """Each split's name and rows: train, valid, test."""
         yield from (("train", self.train), ("valid", self.valid), ("test", self.test))
 
+    def want_test(self) -> None:
+        """ValueError where there is no test split."""
+        if not len(self.test):
+            raise ValueError(f"{self.source}: no test rows, want a test split to score")
+
     def fingerprint(self) -> str:
         """Digest of task, classes, and the sequences and labels of each split in order: 32 hexadecimal digits."""
         digest = hashlib.blake2b(digest_size=16)

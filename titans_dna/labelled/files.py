@@ -102,7 +102,7 @@ def _text(path: Path, columns: Columns) -> Iterator[RawRow]:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == GZIP_MAGIC
             raw.seek(0)
-            binary: Any = gzip.open(raw) if zipped else raw
+            binary: Any = gzip.open(raw) if zipped else raw  # noqa: SIM115 (closed with `raw`, which it reads)
             text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
             reader = csv.reader(text, delimiter=SEPARATORS[suffix(path)])
             header = next(reader, None)

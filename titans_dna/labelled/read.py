@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from titans_dna.data.records import LETTERS
-from titans_dna.labelled.data import LabelledData, Rows, Task
+from titans_dna.labelled.data import LabelledData, Rows, Task, either_strand
 from titans_dna.labelled.files import Columns, RawRow
 from titans_dna.labelled.labels import LabelCoder
 from titans_dna.labelled.layout import Paths, default_root, is_genomic_benchmark, read_splits
@@ -46,8 +46,8 @@ def read_labelled(
     separator: stands between the labels of a cell where the task is multilabel.
     min_length: bases that each sequence has at least: by default 4, and 1 for GenomicBenchmarks, whose published rows
         stand as they are (human_enhancers_ensembl has some of 2 and 3 bases).
-    valid_fraction, seed: share of each class of train that is held out for validation, at least one row of a class that
-        has two, and the seed of that choice; not used where a validation split is given.
+    valid_fraction, seed: share of each class of train that is held out for validation, at least one sequence of a class
+        that has two, and the seed of that choice; not used where a validation split is given.
     root: where data sets are looked for by name, by default ~/.genomic_benchmarks.
 
     Raises ValueError naming file and row for a label that is missing or does not occur in train, a sequence that is too
@@ -72,16 +72,23 @@ def read_labelled(
 def hold_out(rows: Rows, task: Task, fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Rows to train on and rows held out, both in their old order; of each class the same share.
 
+    Rows that are equal, or the reverse complement of each other, stay together: a validation row that is also trained
+    on would speak for memory alone.
+
     Raises ValueError where there are too few rows to hold one out.
     """
     rng = np.random.default_rng(seed)
-    groups = [np.arange(len(rows))]
-    if task in ("binary", "multiclass"):
-        groups = [np.flatnonzero(rows.labels == number) for number in np.unique(rows.labels)]
+    number_of: dict[bytes, int] = {}
+    kinds = np.array([number_of.setdefault(key, len(number_of)) for key in either_strand(rows.sequences)])
+    classes = rows.labels if task in ("binary", "multiclass") else np.zeros(len(rows), dtype=np.int64)
     out = np.zeros(len(rows), dtype=bool)
-    for group in groups:
-        if len(group) > 1:
-            out[rng.permutation(group)[: max(1, round(fraction * len(group)))]] = True
+    for number in np.unique(classes):
+        mine, copies = np.unique(kinds[(classes == number) & ~out], return_counts=True)
+        if len(mine) < 2:
+            continue
+        order = rng.permutation(len(mine))
+        enough = np.searchsorted(np.cumsum(copies[order]), round(fraction * copies.sum()), side="right")
+        out |= np.isin(kinds, mine[order[: max(1, enough)]])
     if not out.any():
         raise ValueError(f"train: got {len(rows)} rows, too few to hold some out for validation; give a valid split")
     return rows.take(np.flatnonzero(~out)), rows.take(np.flatnonzero(out))
@@ -108,7 +115,9 @@ def _bases(row: RawRow, min_length: int) -> bytes:
         shown = strange.decode("utf-8", "replace")[0]
         raise ValueError(f"{row.where}: letter {shown!r} is no nucleotide code, want {LETTERS.decode()} in either case")
     if len(letters) < min_length:
-        raise ValueError(f"{row.where}: got a sequence of {len(letters)} bases, want at least {min_length} (min_length)")
+        raise ValueError(
+            f"{row.where}: got a sequence of {len(letters)} bases, want at least {min_length} (min_length)"
+        )
     return letters.replace(b"U", b"T")
 
 
