@@ -67,7 +67,9 @@ def test_kernels_depend_on_torch_alone():
     for path in (ROOT / "kernels" / "titans_kernels").rglob("*.py"):
         for found in imports(path):
             top = found.split(".")[0]
-            allowed = ("torch", "titans_kernels", "triton") if path.parent.name == "triton" else ("torch", "titans_kernels")
+            allowed = (
+                ("torch", "titans_kernels", "triton") if path.parent.name == "triton" else ("torch", "titans_kernels")
+            )
             assert top in allowed or top in sys.stdlib_module_names, f"{path.name} imports {found}"
     assert not (ROOT / "kernels" / "__init__.py").exists()
 

@@ -1,121 +1,149 @@
-"""Compiles every kernel for every target, on a machine without a device, and tabulates what each takes.
+"""Compiles every kernel for every target, on a machine without a device, and compares what each takes with the table.
 
-    python kernels/aot/compile.py                 compare with the committed table; status 1 where a limit is passed
-    python kernels/aot/compile.py --write         write the table anew
+    python kernels/aot/compile.py                 status 1 where a limit is passed or a figure is not the table's
+    python kernels/aot/compile.py --write         write the table anew; status 1 where a limit is passed
 
-What is compiled is what runs: the launches of a forward and a backward are recorded, not written down a second time.
+Columns and limits: README.md beside this file.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
+import os
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-import torch
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
+os.environ.pop("TRITON_INTERPRET", None)  # of this process: it is compiled here, whatever tests elsewhere need
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from titans_kernels.triton import launch, plan
-from titans_kernels.triton.plan import Shape
+
+import triton
+from launches import CASES, Case, record
+from resources import TARGETS, resources
 
 TABLE = Path(__file__).with_name("resources.csv")
-TARGETS = {
-    "sm_80": (GPUTarget("cuda", 80, 32), 163),
-    "sm_90": (GPUTarget("cuda", 90, 32), 227),
-    "sm_100": (GPUTarget("cuda", 100, 32), 227),
-    "sm_120": (GPUTarget("cuda", 120, 32), 99),
-    "gfx942": (GPUTarget("hip", "gfx942", 64), 64),
-}
-"""With the shared memory that one program may have, KiB."""
+COLUMNS = (
+    "case", "kernel", "target", "block", "warps", "stages", "registers", "spills", "shared", "matrix", "triton"
+)  # fmt: skip
+Row = dict[str, str]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One call whose launches are compiled."""
-
-    name: str
-    key: int
-    hidden: int
-    chunk: int
-    dtype: torch.dtype = torch.bfloat16
-    max_norm: float = 0.0
-    per_chunk: bool = False
-    read: str = "after"
-    untied: bool = False
-
-
-BF16, F32 = torch.bfloat16, torch.float32
-CASES = [
-    Case("L2-d64-e128-c64", 64, 128, 64, max_norm=32.0),
-    Case("L1-d64-c64", 64, 0, 64, max_norm=32.0),
-]
-
-
-@dataclass
-class Launch:
-    kernel: Any
-    arguments: dict[str, Any]
-    options: dict[str, int]
+def main() -> int:
+    options = _options()
+    cases = [case for case in CASES if not options.case or case.name in options.case]
+    targets = [target for target in TARGETS if not options.target or target in options.target]
+    found = sorted(compile_all(cases, targets, options.jobs), key=_place)
+    faults = [fault for row in found for fault in limits(row)]
+    if options.write:
+        kept = [row for row in _read(options.table) if _key(row) not in {_key(x) for x in found}]
+        whole = {case.name for case in cases}, set(targets)
+        kept = [row for row in kept if not (row["case"] in whole[0] and row["target"] in whole[1])]
+        _write(options.table, sorted(kept + found, key=_place))
+    else:
+        faults += differences(found, _read(options.table), cases, targets)
+    for fault in faults:
+        print(fault)
+    print(
+        f"{len(found)} kernels compiled, {len(faults)} faults" if faults else f"{len(found)} kernels compiled, all well"
+    )
+    return 1 if faults else 0
 
 
-class Recorder:
-    """Stands in for a kernel and remembers how it is launched."""
-
-    def __init__(self, kernel: Any, into: list[Launch]) -> None:
-        self.kernel, self.into = kernel, into
-
-    def __getitem__(self, grid: tuple[int, ...]):
-        def run(*args: Any, num_warps: int, num_stages: int, **named: Any) -> None:
-            names = self.kernel.arg_names
-            bound = {**dict(zip(names, args, strict=False)), **named}
-            self.into.append(Launch(self.kernel, bound, dict(num_warps=num_warps, num_stages=num_stages)))
-
-        return run
-
-
-def record(case: Case) -> list[Launch]:
-    """The launches of one forward and one backward of this case, each kernel once."""
-    rows, heads = 1, 2
-    t = case.chunk * 2
-    shape = Shape(heads, case.key, case.hidden, case.key, case.chunk, case.dtype)
-    tokens = tuple(torch.zeros(rows, t, heads, case.key, dtype=case.dtype) for _ in range(3))
-    gates = tuple(torch.zeros(rows, 2 if case.per_chunk else t, heads) for _ in range(3))
-    anchor = torch.zeros(rows, heads, shape.weights) if case.untied else None
-    sequences = plan.sequences(tokens[0], None, None, gates[0].shape[1], case.chunk, 2, case.untied, True)
-    call = launch.Call(shape, sequences, tokens, gates, anchor, 2, plan.READS[case.read], case.max_norm, case.per_chunk)
-    state = torch.zeros(rows, heads, 2 * shape.weights)
-    launches: list[Launch] = []
-    kernels = {name: x for name, x in vars(launch).items() if name.endswith("_kernel")}
-    for name, kernel in kernels.items():
-        setattr(launch, name, Recorder(kernel, launches))
-    try:
-        border = torch.zeros(rows, heads, shape.weights)
-        launch.forward(call, state.repeat(2, 1, 1), tokens[0], state, border, True)
-        found = [torch.zeros_like(x) for x in (*tokens, *gates)]
-        launch.backward(call, state.repeat(2, 1, 1), tokens[0], state, None, found[:3], found[3:], border)
-    finally:
-        for name, kernel in kernels.items():
-            setattr(launch, name, kernel)
-    first: dict[str, Launch] = {}
-    for one in launches:
-        first.setdefault(one.kernel.__name__ + ("" if one.arguments.get("SAVE", True) else " again"), one)
-    return [one for name, one in first.items() if not name.endswith(" again")]
+def compile_all(cases: list[Case], targets: list[str], jobs: int) -> Iterator[Row]:
+    """Rows in any order; progress goes to the standard error stream."""
+    tasks = [(case, target) for case in cases for target in targets]
+    begun = time.monotonic()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(compile_case, *task): task for task in tasks}
+        for done, future in enumerate(as_completed(waiting), 1):
+            case, target = waiting[future]
+            yield from future.result()
+            passed = time.monotonic() - begun
+            left = passed / done * (len(tasks) - done)
+            print(f"{done}/{len(tasks)} {case.name} {target}: {passed:.0f} s, about {left:.0f} s left", file=sys.stderr)
 
 
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
+def compile_case(case: Case, target: str) -> list[Row]:
+    chosen = TARGETS[target]
+    rows = []
+    for one in record(case, chosen.family, chosen.gpu.warp_size):
+        took = resources(one, chosen)
+        values = (case.name, one.name, target, one.block, *one.options.values(), *took, triton.__version__)
+        rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
+    return rows
 
 
-def source(one: Launch) -> ASTSource:
-    signature, constants, attributes = {}, {}, {}
-    for i, (name, parameter) in enumerate(zip(one.kernel.arg_names, one.kernel.params, strict=True)):
-        value = one.arguments[name]
-        if parameter.is_constexpr:
-            signature[name], constants[name] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name], attributes[(i,)] = TYPES[value.dtype], [["tt.divisibility", 16]]
-        else:
-            signature[name] = "fp32" if isinstance(value, float) else "i32"
-    return ASTSource(one.kernel, signature, constants, attributes)
+def limits(row: Row) -> Iterator[str]:
+    """What no kernel may do, whatever the table says."""
+    case, target = next(x for x in CASES if x.name == row["case"]), TARGETS[row["target"]]
+    where = _where(row)
+    if int(row["shared"]) > target.shared:
+        yield f"{where}: shared memory: got {row['shared']} bytes, want at most {target.shared}"
+    if case.default and int(row["spills"]):
+        yield f"{where}: spills: got {row['spills']} bytes a thread, want 0 in a default configuration"
+    products = row["kernel"].startswith(("read", "write")) and case.dtype.itemsize == 2
+    if row["target"] == "sm_90" and case.key == case.chunk == 64 and products and "HGMMA" not in row["matrix"]:
+        yield f"{where}: matrix instructions: got {row['matrix']}, want HGMMA"
+
+
+def differences(found: list[Row], table: list[Row], cases: Iterable[Case], targets: Iterable[str]) -> Iterator[str]:
+    """Where the table of another Triton is compared with, only its rows."""
+    names, targets = {case.name for case in cases}, set(targets)
+    want = {_key(row): row for row in table if row["case"] in names and row["target"] in targets}
+    for row in found:
+        known = want.pop(_key(row), None)
+        if known is None:
+            yield f"{_where(row)}: not in the table; write it anew with --write"
+        elif known["triton"] == row["triton"]:
+            for column in COLUMNS[3:-1]:
+                if row[column] != known[column]:
+                    yield f"{_where(row)}: {column}: got {row[column]}, want the table's {known[column]}"
+    for row in want.values():
+        yield f"{_where(row)}: in the table, but not compiled; write it anew with --write"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compile every kernel for every target and compare with the table.")
+    parser.add_argument("--write", action="store_true", help="write the table anew, or the rows of --case and --target")
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only this; repeatable")
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="only this; repeatable")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--table", type=Path, default=TABLE, help="another table")
+    return parser.parse_args()
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["case"], row["kernel"], row["target"]
+
+
+def _place(row: Row) -> tuple[int, int, str]:
+    names = [case.name for case in CASES]
+    return names.index(row["case"]) if row["case"] in names else -1, list(TARGETS).index(row["target"]), row["kernel"]
+
+
+def _where(row: Row) -> str:
+    return f"{row['case']} {row['kernel']} {row['target']}"
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    beside = path.with_suffix(".tmp")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(beside, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,6 +18,7 @@ from costs import H200, Call, Card, Cost, backward_costs, floor, forward_costs, 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from titans_kernels.triton import plan
+from titans_kernels.triton.configurations import chosen
 from titans_kernels.triton.plan import Shape
 
 LARGE, LONG = (16, 16_384), (1, 1_048_576)
@@ -43,14 +44,14 @@ HEAD = f"""# Cost model
 Written by `python kernels/benchmarks/cost_model.py --write`; nothing on this page is a measurement of the kernels. bf16,
 D = V = 64, E = 2D, 8 heads, forward and backward. Operations and bytes are per token and head.
 
-- *Floor*: the longer of products and device memory, at rates measured on an {H200.name}: {H200.matrix / 1e12:.0f} TFLOP/s in bf16
-  and {H200.memory / 1e12} TB/s copied. A recurrence runs on one multiprocessor a lane, the others on all; MPs: how many are
-  in use, of {H200.multiprocessors}.
+- *Floor*: the longer of products and device memory, at rates measured on an {H200.name}: {H200.matrix / 1e12:.0f} TFLOP/s
+  in bf16 and {H200.memory / 1e12} TB/s copied. A recurrence runs on one multiprocessor a lane, the others on all; MPs: how
+  many are in use, of {H200.multiprocessors}.
 - *Estimate*: the same with {H200.cache_rate / 1e12} TB/s from the L2 ({H200.one_cache_rate / 1e12} TB/s to one of them),
   plus {H200.round * 1e6} µs for each dependent round of a recurrence. These three are assumptions, to be replaced by
   measurements.
 - *L2 bytes*: touched again within a kernel, and the float32 state of two layers; taken to stay in the L2. *Scratch bytes*
-  pass between kernels, and go to device memory where a group's scratch is over {H200.cache / 1e6:.0f} MB, as in all rows here."""
+  pass between kernels, and go to device memory where a group's scratch is over {H200.cache / 1e6:.0f} MB, as in all rows."""
 
 
 def kernel_table(layers: int, chunk: int) -> str:
@@ -169,7 +170,7 @@ def levers(shape: Shape) -> list[Lever]:
         found.append(Lever(f"hidden width over {split} programs", *_split_times(shape, narrow, split),
                            "1 exchange a chunk forward, 3 backward, at 2 µs each (assumed)"))  # fmt: skip
         found.append(Lever("state in shared memory", *_times(base, inside),
-                           "128 KiB a lane; no L2 traffic, rounds of 0.2 µs (assumed)"))  # fmt: skip
+                           "128 KiB a lane; nothing waits for the L2, rounds of 0.2 µs (assumed)"))  # fmt: skip
         found.append(Lever("recurrence back in blocks of 64", *_wide_blocks(base), "fewer rounds; needs registers"))
     found += [
         Lever(
@@ -205,8 +206,10 @@ def _split_times(shape: Shape, narrow: Shape, split: int) -> tuple[float, float]
 
 
 def _wide_blocks(call: Call) -> tuple[float, float]:
+    narrow = chosen("write_backward", call.shape, "wgmma").block
+    fewer = 4 * call.shape.hidden // narrow - 4 * call.shape.hidden // 64
     costs = [
-        cost._replace(rounds=4 * call.shape.hidden // 64 + 3) if cost.kernel == "write_backward" else cost
+        cost._replace(rounds=cost.rounds - fewer) if cost.kernel == "write_backward" else cost
         for cost in backward_costs(call.shape)
     ]
     forward = _times(call)[0]

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from titans_kernels.triton import launch, ops
 from titans_kernels.triton.configurations import chosen
 from titans_kernels.triton.plan import Shape
+from titans_kernels.triton.write_backward import FLAT
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,11 @@ def _write_backward(shape: Shape) -> Cost:
     taken = size * (2 * shape.weights / c + 2 * e + v) + error * (2 * shape.weights / c + 2 * e + v + d) + 16
     if not e:
         return Cost("write_backward", 12 * d * v, passed, taken, 0, 3)
-    state = 4 * 6 * shape.weights / c  # the state's gradient: twice in, once out
-    again = size * (d + e * v / c + 4 * e + v) + 5 * e * error + 16
-    rounds = 4 * e // chosen("write_backward", shape, "wgmma").block + 3
+    state = (
+        40 * shape.weights + 8 * e * v
+    ) / c  # its gradient: in and out, in for the products, out and in for the anchor's
+    again = size * (d + v + 4 * e + (2 * e * v + d * e) / c) + 4 * e * error + 16
+    rounds = shape.weights // FLAT.value + 4 * e // chosen("write_backward", shape, "wgmma").block + 3
     return Cost("write_backward", 12 * d * e + 16 * e * v, passed, taken, state + again, rounds)
 
 
@@ -231,14 +234,14 @@ def memory(shape: Shape, rows: int, tokens: int) -> Memory:
     device = torch.device("meta")
     q = torch.empty(rows, tokens, shape.heads, shape.key, dtype=shape.dtype, device=device)
     v = torch.empty(rows, tokens, shape.heads, shape.value, dtype=shape.dtype, device=device)
-    gates = (torch.empty(rows, tokens, shape.heads, device=device),) * 3
+    gate = torch.empty(rows, tokens, shape.heads, device=device)
     state = torch.empty(rows, shape.heads, 2 * shape.weights, device=device)
-    call = ops._call(q, q, v, *gates, state, None, None, None, shape.hidden, shape.chunk, 0, 0.0, False, True)
+    call = ops._call(q, q, v, gate, gate, gate, state, None, None, None, shape.hidden, shape.chunk, 0, 0.0, False, True)
     kept = state.new_empty(ops._kept(q, q, v, state, None, None, shape.hidden, shape.chunk, True))
     buffers = [*launch.allocate(call, backward=True), *launch.allocate_gradient(call)]
     forward = launch.allocate(call, backward=False)
     scratch = max(_bytes(buffers), _bytes(forward))
-    passed = 2 * _bytes([q, q, v, v, *gates])
+    passed = 2 * _bytes([q, q, v, v, gate, gate, gate])
     return Memory(_bytes([kept]), scratch, 5 * _bytes([state]), passed)
 
 

@@ -70,28 +70,45 @@ def memory_scan(
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         state = MemoryState.initial([w.to(dtype) for w in memory], rows)
     gates = (alpha, eta, theta)
-    if torch.compiler.is_compiling() and backend == "triton":  # what follows reads the numbers in tensors
-        per_chunk = alpha.shape[1] != t
-    else:
-        sequences = _cut(b, t, cu_seqlens)
-        _check_state(state, memory, rows, chunk)
-        positions = state.position.tolist()
-        chunks = [-(-(p + s.length) // chunk) if s.length else 0 for p, s in zip(positions, sequences, strict=True)]
-        per_chunk = _check_gates(q, gates, chunks, packed=cu_seqlens is not None)
     with torch.autocast(q.device.type, enabled=False):
-        if t == 0:
-            return v.new_zeros(v.shape), state
         if backend == "triton":
+            if torch.compiler.is_compiling():  # the checks read the numbers in tensors
+                per_chunk = alpha.shape[1] != t
+            else:
+                per_chunk = _place(q, gates, memory, state, chunk, cu_seqlens).per_chunk
+            if t == 0:
+                return v.new_zeros(v.shape), state
             from .triton.scan import triton_scan
 
             return triton_scan(q, k, v, *gates, state, chunk, read, max_norm, cu_seqlens, per_chunk, fresh)
-        path = _PATHS[backend]
-        if len({(p, s.length) for p, s in zip(positions, sequences, strict=True)}) == 1 and cu_seqlens is None:
+        path, place = _PATHS[backend], _place(q, gates, memory, state, chunk, cu_seqlens)
+        if t == 0:
+            return v.new_zeros(v.shape), state
+        if cu_seqlens is None and len(set(place.positions)) == 1:
             return path(q, k, v, *gates, state, chunk, read, max_norm)
-        cut_gates = [_split(x, sequences, chunks if per_chunk else None) for x in gates]
-        tokens = [_split(x, sequences, None) for x in (q, k, v)]
-        y, state = _run_alike(path, [*tokens, *cut_gates], positions, state, chunk, read, max_norm)
+        cut_gates = [_split(x, place.sequences, place.chunks if place.per_chunk else None) for x in gates]
+        tokens = [_split(x, place.sequences, None) for x in (q, k, v)]
+        y, state = _run_alike(path, [*tokens, *cut_gates], place.positions, state, chunk, read, max_norm)
     return (torch.stack(y) if cu_seqlens is None else torch.cat(y)[None]), state
+
+
+class _Place(NamedTuple):
+    """Where the sequences of a call lie, and where each begins in its chunk; chunks: how many its tokens lie in."""
+
+    sequences: list[_Sequence]
+    positions: list[int]
+    chunks: list[int]
+    per_chunk: bool
+
+
+def _place(
+    q: Tensor, gates: tuple[Tensor, ...], memory: Sequence[Tensor], state: MemoryState, chunk: int, cu_seqlens
+) -> _Place:
+    sequences = _cut(q.shape[0], q.shape[1], cu_seqlens)
+    _check_state(state, memory, len(sequences), chunk)
+    positions = state.position.tolist()
+    chunks = [-(-(p + s.length) // chunk) if s.length else 0 for p, s in zip(positions, sequences, strict=True)]
+    return _Place(sequences, positions, chunks, _check_gates(q, gates, chunks, packed=cu_seqlens is not None))
 
 
 class _Sequence(NamedTuple):

@@ -1,5 +1,8 @@
 """Groups of chunks through the kernels: what is allocated, what runs, in which order."""
 
+# Kernels are called with numbers, which Triton makes its own constants of; its types do not say so:
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -67,7 +67,8 @@ def memory_backward(
             _memory(d_before, call.shape, border, empty)
         else:
             d_anchor[empty] = border[empty]
-    return *d_tokens, *d_gates, d_before, d_anchor
+    (d_q, d_k, d_v), (d_alpha, d_eta, d_theta) = d_tokens, d_gates
+    return d_q, d_k, d_v, d_alpha, d_eta, d_theta, d_before, d_anchor
 
 
 @memory_backward.register_fake

@@ -8,14 +8,14 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
 
 WIDTHS = (16, 32, 64, 128)
 WIDEST_HIDDEN = 512
 LONGEST_CHUNK = 128
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+INTERPRETED = bool(knobs.runtime.interpret)
 """Whether the kernels run under Triton's interpreter (TRITON_INTERPRET=1), on the CPU: settled when they are imported."""
 READS = {"after": 0, "before": 1, "anchor": 2}
 SMALL_SCRATCH = 2**26
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
     @property
     def tile(self) -> int:
         """Rows of a chunk's tile."""
-        return max(16, triton.next_power_of_2(self.chunk))
+        return max(16, 1 << (self.chunk - 1).bit_length())
 
     @property
     def weights(self) -> int:
