@@ -18,8 +18,9 @@ LONGEST_CHUNK = 128
 INTERPRETED = bool(knobs.runtime.interpret)
 """Whether the kernels run under Triton's interpreter (TRITON_INTERPRET=1), on the CPU: settled when they are imported."""
 READS = {"after": 0, "before": 1, "anchor": 2}
-SMALL_SCRATCH = 2**26
-"""Bytes of scratch that are always granted: few launches for short sequences."""
+SMALL_CALL, SMALL_SCRATCH = 2**28, 2**26
+"""A call whose inputs, outputs and gradients take less bytes than the first is granted the second as scratch: few
+launches for short sequences."""
 SCRATCH_SHARE = 20
 """Scratch may take this part, 1/20, of inputs, outputs and their gradients: few launches for long ones."""
 
@@ -65,12 +66,13 @@ class Shape(NamedTuple):
 
         With s bytes of state and w bytes of scratch, n/g states kept and g chunks of scratch take least together at
         g = √(n s / w). More are taken, for fewer and larger launches, while scratch stays below a 1/20 of inputs,
-        outputs and their gradients, or below 64 MiB for all lanes.
+        outputs and their gradients, or for a small call below 64 MiB.
         """
         state, scratch = 8 * self.weights, self.scratch(False, backward)
         passed = 2 * self.chunk * (self.dtype.itemsize * 2 * (self.key + self.value) + 12)
         least = math.isqrt(max(1, chunks * state // scratch))
-        granted = max(chunks * passed // SCRATCH_SHARE, SMALL_SCRATCH // lanes) // scratch
+        small = SMALL_SCRATCH // lanes if chunks * passed * lanes < SMALL_CALL else 0
+        granted = max(chunks * passed // SCRATCH_SHARE, small) // scratch
         return max(1, min(max(least, granted), chunks))
 
 
