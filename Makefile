@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
 
-.PHONY: demo test check format lint types wheel clean
+.PHONY: demo test check format lint types aot clean
 .DELETE_ON_ERROR:
 
 demo: $(SETUP)
@@ -23,6 +23,9 @@ lint: $(SETUP)
 
 types: $(SETUP)
 	$(BIN)/pyright
+
+aot: $(SETUP)
+	$(BIN)/python kernels/aot/compile.py
 
 clean:
 	rm -rf .venv build dist runs/demo *.egg-info

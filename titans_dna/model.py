@@ -141,12 +141,16 @@ def detach(state: Any) -> Any:
     return map_state(Tensor.detach, state)
 
 
-def _map_tensors(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+def _map_tensors(fn: Callable[[Tensor], Tensor], state: Any, done: dict[int, Tensor] | None = None) -> Any:
+    """A tensor that stands twice in the state, as a memory that is its own anchor, still does."""
+    done = {} if done is None else done
     if isinstance(state, Tensor):
-        return fn(state)
+        if id(state) not in done:
+            done[id(state)] = fn(state)
+        return done[id(state)]
     if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        return type(state)(*(_map_tensors(fn, getattr(state, f.name)) for f in dataclasses.fields(state)))
+        return type(state)(*(_map_tensors(fn, getattr(state, f.name), done) for f in dataclasses.fields(state)))
     if isinstance(state, tuple):
-        parts = [_map_tensors(fn, part) for part in state]
+        parts = [_map_tensors(fn, part, done) for part in state]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     return state

@@ -67,8 +67,7 @@ def memory_scan(
     rows = b if cu_seqlens is None else _packed_rows(b, cu_seqlens)
     fresh = state is None
     if state is None:
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        state = MemoryState.initial([w.to(dtype) for w in memory], rows)
+        state = MemoryState.initial([w.to(_state_dtype(q)) for w in memory], rows)
     gates = (alpha, eta, theta)
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
@@ -92,6 +91,10 @@ def memory_scan(
     return (torch.stack(y) if cu_seqlens is None else torch.cat(y)[None]), state
 
 
+def _state_dtype(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
 class _Place(NamedTuple):
     """Where the sequences of a call lie, and where each begins in its chunk; chunks: how many its tokens lie in."""
 
@@ -105,7 +108,7 @@ def _place(
     q: Tensor, gates: tuple[Tensor, ...], memory: Sequence[Tensor], state: MemoryState, chunk: int, cu_seqlens
 ) -> _Place:
     sequences = _cut(q.shape[0], q.shape[1], cu_seqlens)
-    _check_state(state, memory, len(sequences), chunk)
+    _check_state(state, memory, len(sequences), chunk, _state_dtype(q))
     positions = state.position.tolist()
     chunks = [-(-(p + s.length) // chunk) if s.length else 0 for p, s in zip(positions, sequences, strict=True)]
     return _Place(sequences, positions, chunks, _check_gates(q, gates, chunks, packed=cu_seqlens is not None))
@@ -216,12 +219,15 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tensor]) ->
         _fail("memory", f"a last layer of width {widths[-1]}", f"the width of v, {v.shape[-1]}")
 
 
-def _check_state(state: MemoryState, memory: Sequence[Tensor], rows: int, chunk: int) -> None:
+def _check_state(state: MemoryState, memory: Sequence[Tensor], rows: int, chunk: int, dtype: torch.dtype) -> None:
     want = [(rows, *w.shape) for w in memory]
     for name in ("memory", "momentum", "anchor"):
         got = [tuple(w.shape) for w in getattr(state, name)]
         if got != want:
             _fail(f"state.{name}", f"shapes {got}", f"{want}")
+        kinds = {w.dtype for w in getattr(state, name)}
+        if kinds != {dtype}:
+            _fail(f"state.{name}", ", ".join(sorted(map(str, kinds))), f"{dtype}")
     if state.position.shape != (rows,) or not bool(((state.position >= 0) & (state.position < chunk)).all()):
         _fail("state.position", state.position.tolist(), f"{rows} numbers from 0 to {chunk - 1} (is chunk the same?)")
 

@@ -31,8 +31,14 @@ class MemoryState:
         return cls(start, zero, start, torch.zeros(rows, dtype=torch.int64))
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> MemoryState:
-        """Apply `fn` to every weight tensor; the position stays."""
-        memory, momentum, anchor = (tuple(fn(w) for w in group) for group in (self.memory, self.momentum, self.anchor))
+        """Apply `fn` to every weight tensor; the position stays. A tensor that stands twice, as the anchor does at the end
+        of a chunk, still does."""
+        done: dict[int, Tensor] = {}
+        for weight in (*self.memory, *self.momentum, *self.anchor):
+            if id(weight) not in done:
+                done[id(weight)] = fn(weight)
+        groups = (self.memory, self.momentum, self.anchor)
+        memory, momentum, anchor = (tuple(done[id(w)] for w in group) for group in groups)
         return MemoryState(memory, momentum, anchor, self.position)
 
     def detach(self) -> MemoryState:

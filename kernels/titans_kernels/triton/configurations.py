@@ -1,4 +1,8 @@
-"""Block sizes, warps and stages of each kernel, by shape. Chosen from what the compiler reports (kernels/AOT.md)."""
+"""Block sizes, warps and stages of each kernel, by shape and by the device's matrix instructions.
+
+Chosen from what the compiler reports (kernels/aot): the largest blocks that do not spill at the default shapes, whose
+heads are 64 wide; no device has timed them. Wider heads and longer chunks take smaller blocks and may spill.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,15 @@ class Configuration(NamedTuple):
         return dict(num_warps=self.warps, num_stages=self.stages)
 
 
+KERNELS = ("write", "read", "read_backward", "read_onto", "write_backward")
+TABLE = {  # block, warps, stages of each, for two layers and heads of 64
+    "mma": ((32, 4, 2), (16, 4, 2), (16, 4, 1), (16, 8, 1), (16, 8, 1)),
+    "wgmma": ((64, 8, 1), (64, 8, 1), (16, 8, 1), (64, 8, 1), (16, 8, 1)),
+    "tcgen05": ((64, 8, 1), (64, 8, 1), (16, 4, 1), (64, 8, 1), (64, 8, 1)),
+    "mfma": ((64, 4, 1), (64, 4, 1), (32, 4, 1), (64, 4, 1), (64, 4, 1)),
+}
+
+
 def configuration(kernel: str, shape: Shape, device: torch.device) -> Configuration:
     """kernel: shares, write, read, read_backward, read_onto or write_backward."""
     return chosen(kernel, shape, family(device))
@@ -37,8 +50,14 @@ def family(device: torch.device) -> str:
 def chosen(kernel: str, shape: Shape, family: str) -> Configuration:
     if kernel == "shares":
         return Configuration(0, 1, 1)
-    blocks = {"write": 64, "read": 32, "read_backward": 16, "read_onto": 64, "write_backward": 16}
-    block = blocks[kernel]
+    widest = max(shape.key, shape.value, shape.tile)
+    if not shape.hidden:
+        return Configuration(0, 4 if family == "mfma" and widest <= 64 else 8, 1)
+    block, warps, stages = TABLE[family][KERNELS.index(kernel)]
+    if widest == 16:
+        warps, stages = 2, 1
+    if widest > 64:
+        block, stages = 16, 1
     while shape.hidden % block:
         block //= 2
-    return Configuration(block, 4 if kernel == "read_backward" else 8, 1)
+    return Configuration(block, warps, stages)

@@ -112,6 +112,13 @@ def _call(
     shape = _shape(q, k, v, hidden, chunk)
     group = _group(shape, q, state, cu_seqlens, keep)
     found = sequences(q, cu_seqlens, position, alpha.shape[1], chunk, group, anchor is not None, keep)
+    length = q.shape[1] if not per_chunk else sum(found.each) if cu_seqlens is not None else found.chunks
+    if {alpha.shape[1], eta.shape[1], theta.shape[1]} != {length}:
+        raise ValueError(
+            f"alpha, eta, theta: got {alpha.shape[1]}, {eta.shape[1]}, {theta.shape[1]} values, want {length}"
+        )
+    if cu_seqlens is not None and sum(found.lengths) != q.shape[1]:
+        raise ValueError(f"cu_seqlens: got {sum(found.lengths)} last, want {q.shape[1]}, the number of tokens")
     tokens = (q.contiguous(), k.contiguous(), v.contiguous())
     gates = (alpha.contiguous(), eta.contiguous(), theta.contiguous())
     fixed = None if anchor is None else anchor.contiguous()
@@ -138,7 +145,8 @@ def _kept(q, k, v, state, cu_seqlens, position, hidden: int, chunk: int, keep: b
     if cu_seqlens is None and position is None:
         chunks = -(-q.shape[1] // chunk)
         return (rows * max(1, -(-chunks // group)), *state.shape[1:])
-    return (q.shape[0] * q.shape[1] // (chunk * group) + 3 * rows, *state.shape[1:])
+    spare = rows if position is None else 3 * rows  # a sequence that begins inside a chunk may have two groups more
+    return (q.shape[0] * q.shape[1] // (chunk * group) + spare, *state.shape[1:])
 
 
 def _memory(state: Tensor, shape: Shape, add: Tensor | None = None, rows: list[int] | None = None) -> Tensor:

@@ -82,8 +82,13 @@ class Sequences(NamedTuple):
     info: Tensor
     """int64 [rows, 5]: first token, length, position, first gate where one serves a chunk, first kept state."""
     lengths: list[int]
-    chunks: int
-    """Of the longest."""
+    each: list[int]
+    """Chunks of each."""
+
+    @property
+    def chunks(self) -> int:
+        """Of the longest."""
+        return max(self.each, default=0)
 
 
 def sequences(
@@ -106,7 +111,7 @@ def sequences(
         first = [[0, *accumulate(x)][:-1] for x in (lengths, kept)]
         table = list(zip(first[0], lengths, positions, first_gate, first[1], strict=True))
         info = torch.tensor(table, dtype=torch.int64).to(q.device, non_blocking=True)
-    return Sequences(info, lengths, max(chunks, default=0))
+    return Sequences(info, lengths, chunks)
 
 
 def _even(rows: int, length: int, position: int, gates: int, kept: int, device: torch.device) -> Tensor:
@@ -138,7 +143,19 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) 
         return f"a hidden width of {widths[1]}, not a multiple of 16 up to {WIDEST_HIDDEN}"
     if chunk > LONGEST_CHUNK:
         return f"a chunk of {chunk}, more than {LONGEST_CHUNK}"
+    if q.is_cuda and chunk > LONGEST_CHUNK // 2 and max(widths[0], widths[-1]) == WIDTHS[-1]:
+        if torch.float32 in (q.dtype, k.dtype, v.dtype):
+            return f"float32 in chunks of {chunk} with heads {WIDTHS[-1]} wide, more than shared memory holds"
+        if _shared_memory(q.device) < 200_000:
+            return f"chunks of {chunk} with heads {WIDTHS[-1]} wide, more than this device's shared memory holds"
     return None
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that one program may have."""
+    if torch.version.hip:
+        return 2**16
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 def operand(dtype: torch.dtype) -> tl.dtype:
@@ -149,7 +166,5 @@ def operand(dtype: torch.dtype) -> tl.dtype:
 
 
 def precision() -> str:
-    """Of float32 products, by torch.set_float32_matmul_precision: "highest" is exact to float32 on every device."""
-    if torch.get_float32_matmul_precision() != "highest":
-        return "tf32"
-    return "ieee"
+    """Of float32 products: full float32, or TF32 where torch's own products may take it (its setting for matmul)."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

@@ -65,23 +65,25 @@ def read_linear_backward_kernel(
     else:
         rows = tl.arange(0, C)
         beta, f = read_shares(shares + at * (VECTORS * C + NUMBERS), first, stop, C, READ)
-        share = read_G(G + at * (C if PER_CHUNK else C * C), first, stop, C, READ, PER_CHUNK)
+        of_W = product(tl.trans(query * beta[:, None]), d_out, tl.zeros([D, V], tl.float32), OPERAND, PRECISION)
+        tl.store(d_W, of_W.to(d_slots.dtype.element_ty))
+        of_S = product(tl.trans(query * f[:, None]), d_out, tl.zeros([D, V], tl.float32), OPERAND, PRECISION)
+        tl.store(d_S, of_S.to(d_slots.dtype.element_ty))
+        W = tl.load(block(slots, 0, 0, V, D, V))
+        through = product(d_out, tl.trans(W), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
+        of_beta = tl.sum(query * through, 1)
+        d_query = beta[:, None] * through
+        S = tl.load(block(slots + D * V, 0, 0, V, D, V))
+        through = product(d_out, tl.trans(S), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
+        _store_shares(d_shares + at * (D_VECTORS * C + 4), of_beta, tl.sum(query * through, 1),
+                      rows, first, stop, C, READ)  # fmt: skip
+        d_query += f[:, None] * through
         key = load_tokens(k, start, head, heads, first, stop, C, D)
         error = tl.load(block(trace + at * C * V, 0, 0, V, C, V))
-        W = tl.load(block(slots, 0, 0, V, D, V))
-        S = tl.load(block(slots + D * V, 0, 0, V, D, V))
-        through_W = product(d_out, tl.trans(W), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
-        through_S = product(d_out, tl.trans(S), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
-        d_query = beta[:, None] * through_W + f[:, None] * through_S
-        _store_shares(d_shares + at * (D_VECTORS * C + 4), tl.sum(query * through_W, 1), tl.sum(query * through_S, 1),
-                      rows, first, stop, C, READ)  # fmt: skip
-        of_W = product(tl.trans(query * beta[:, None]), d_out, tl.zeros([D, V], tl.float32), OPERAND, PRECISION)
-        of_S = product(tl.trans(query * f[:, None]), d_out, tl.zeros([D, V], tl.float32), OPERAND, PRECISION)
-        tl.store(d_W, of_W.to(d_slots.dtype.element_ty))
-        tl.store(d_S, of_S.to(d_slots.dtype.element_ty))
         scores = product(query, tl.trans(key), tl.zeros([C, C], tl.float32), OPERAND, PRECISION)
         d_scores = product(d_out, tl.trans(error), tl.zeros([C, C], tl.float32), OPERAND, PRECISION)
         _store_G(d_G + at * C * C, -d_scores * scores, rows, first, stop, C, READ)
+        share = read_G(G + at * (C if PER_CHUNK else C * C), first, stop, C, READ, PER_CHUNK)
         of_delta = product(tl.trans(-scores * share), d_out, tl.zeros([C, V], tl.float32), OPERAND, PRECISION)
         tl.store(d_delta, of_delta.to(d_slots.dtype.element_ty))
         d_scores = -d_scores * share

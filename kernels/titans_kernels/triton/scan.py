@@ -46,9 +46,9 @@ def _onward(t: int, position: Tensor, chunk: int, cu_seqlens: Tensor | None, fre
     """Positions afterwards, and whether it is known that all rows have reached the end of a chunk."""
     if fresh and cu_seqlens is None:
         return torch.full_like(position, t % chunk), t % chunk == 0
-    lengths = t if cu_seqlens is None else cu_seqlens.cpu().diff()
+    lengths = torch.full_like(position, t) if cu_seqlens is None else cu_seqlens.cpu().diff()
     after = (position + lengths) % chunk
-    return after, not torch.compiler.is_compiling() and not bool(after.any())
+    return after, not torch.compiler.is_compiling() and bool(((after == 0) & (lengths > 0)).all())
 
 
 def _pack(weights: Sequence[Tensor]) -> Tensor:
