@@ -131,7 +131,8 @@ def _write_backward(shape: Shape) -> Cost:
     passed = size * (2 * d + v)
     taken = size * (2 * shape.weights / c + 2 * e + v) + error * (2 * shape.weights / c + 2 * e + v + d) + 16
     if not e:
-        return Cost("write_backward", 12 * d * v, passed, taken, 0, 3)
+        again = size * d * v / c  # W, as the anchor and as what was carried on
+        return Cost("write_backward", 12 * d * v, passed, taken, again, 3)
     state = (
         40 * shape.weights + 8 * e * v
     ) / c  # its gradient: in and out, in for the products, out and in for the anchor's
