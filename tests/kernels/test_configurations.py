@@ -3,6 +3,7 @@
 import csv
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,3 +34,17 @@ def test_committed_table_has_no_spills_on_the_main_targets():
     for row in rows:
         if row["target"] in ("sm_90", "sm_100", "gfx942"):
             assert row["spills"] == "0", row
+
+
+@pytest.mark.parametrize(
+    ("widths", "chunk", "dtype", "small", "reason"),
+    [([64, 128, 64], 64, torch.bfloat16, True, None), ([64, 128, 64], 128, torch.bfloat16, True, "shared memory"),
+     ([128, 256, 128], 128, torch.bfloat16, False, None), ([128, 128], 64, torch.float32, False, "float32"),
+     ([128, 128], 64, torch.bfloat16, False, "tensor memory")],
+)  # fmt: skip
+def test_what_does_not_fit_a_gpu_is_refused(monkeypatch, widths, chunk, dtype, small, reason):
+    monkeypatch.setattr(plan, "_shared_memory", lambda _: 99 * 1024 if small else 227 * 1024)
+    monkeypatch.setattr(plan, "_has_tensor_memory", lambda _: True)
+    q = SimpleNamespace(is_cuda=True, dtype=dtype, device=None)
+    got = plan.unsupported(q, q, q, widths, chunk)
+    assert got is None if reason is None else reason in got

@@ -56,6 +56,8 @@ def chosen(kernel: str, shape: Shape, family: str) -> Configuration:
     block, warps, stages = TABLE[family][KERNELS.index(kernel)]
     if widest == 16:
         warps, stages = 2, 1
+    if max(shape.key, shape.value) <= 32:
+        block = min(block, 32)
     if widest > 64:
         block, stages = 16, 1
     while shape.hidden % block:

@@ -143,12 +143,24 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) 
         return f"a hidden width of {widths[1]}, not a multiple of 16 up to {WIDEST_HIDDEN}"
     if chunk > LONGEST_CHUNK:
         return f"a chunk of {chunk}, more than {LONGEST_CHUNK}"
-    if q.is_cuda and chunk > LONGEST_CHUNK // 2 and max(widths[0], widths[-1]) == WIDTHS[-1]:
-        if torch.float32 in (q.dtype, k.dtype, v.dtype):
-            return f"float32 in chunks of {chunk} with heads {WIDTHS[-1]} wide, more than shared memory holds"
-        if _shared_memory(q.device) < 200_000:
-            return f"chunks of {chunk} with heads {WIDTHS[-1]} wide, more than this device's shared memory holds"
+    return _too_large(q, (q.dtype, k.dtype, v.dtype), widths, chunk) if q.is_cuda else None
+
+
+def _too_large(q: Tensor, dtypes: tuple[torch.dtype, ...], widths: list[int], chunk: int) -> str | None:
+    """What compiling has shown not to fit a device's shared or tensor memory."""
+    wide = max(widths[0], widths[-1])
+    size = f"chunks of {chunk} with heads {wide} wide"
+    if torch.float32 in dtypes and wide > 64 and chunk > 32:
+        return f"float32 in {size}, more than shared memory holds"
+    if wide >= 64 and chunk > 64 and _shared_memory(q.device) < 200_000:
+        return f"{size}, more than this device's shared memory holds"
+    if len(widths) == 2 and wide > 64 and chunk > 32 and _has_tensor_memory(q.device):
+        return f"{size} and one layer, more than this device's tensor memory holds"
     return None
+
+
+def _has_tensor_memory(device: torch.device) -> bool:
+    return not torch.version.hip and torch.cuda.get_device_capability(device)[0] == 10
 
 
 def _shared_memory(device: torch.device) -> int:
