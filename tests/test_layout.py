@@ -17,6 +17,7 @@ ORDER = [
     ["data.records", "data.cache", "data.fasta", "data.regions", "data.intervals"],
     ["data.stretches", "data.sampler", "data.dataset", "data.loader", "data.datamodule"],
     ["markov"],
+    ["heads"],
     ["hub", "checkpoint"],
     ["training"],
     ["embedding"],

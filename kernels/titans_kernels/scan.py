@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from torch import Tensor
 from .chunked import chunked_scan
 from .reference import reference_scan
 from .state import MemoryState, concatenate
+from .support import fail, obstacle, say_once
 
 READS = ("after", "before", "anchor")
 Path = Callable[..., tuple[Tensor, MemoryState]]
@@ -58,11 +57,11 @@ def memory_scan(
     _check_tensors(q, k, v, memory)
     backend = _choose(backend, q, k, v, memory, chunk)
     if chunk < 1:
-        _fail("chunk", chunk, "at least 1")
+        fail("chunk", chunk, "at least 1")
     if read not in READS:
-        _fail("read", repr(read), f"one of {', '.join(READS)}")
+        fail("read", repr(read), f"one of {', '.join(READS)}")
     if max_norm is not None and not max_norm > 0:
-        _fail("max_norm", max_norm, "above 0, or None")
+        fail("max_norm", max_norm, "above 0, or None")
     b, t = q.shape[:2]
     rows = b if cu_seqlens is None else _packed_rows(b, cu_seqlens)
     fresh = state is None
@@ -124,9 +123,9 @@ class _Sequence(NamedTuple):
 
 def _packed_rows(b: int, cu_seqlens: Tensor) -> int:
     if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point() or len(cu_seqlens) < 2:
-        _fail("cu_seqlens", f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}", "integers [n + 1], n at least 1")
+        fail("cu_seqlens", f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}", "integers [n + 1], n at least 1")
     if b != 1:
-        _fail("cu_seqlens", f"a batch of {b}", "a batch of 1 with the sequences end to end")
+        fail("cu_seqlens", f"a batch of {b}", "a batch of 1 with the sequences end to end")
     return len(cu_seqlens) - 1
 
 
@@ -135,7 +134,7 @@ def _cut(b: int, t: int, cu_seqlens: Tensor | None) -> list[_Sequence]:
         return [_Sequence(row, 0, t) for row in range(b)]
     ends = cu_seqlens.tolist()
     if ends[0] != 0 or ends[-1] != t or any(i > j for i, j in pairwise(ends)):
-        _fail("cu_seqlens", ends, f"0 first, never falling, {t} (the number of tokens) last")
+        fail("cu_seqlens", ends, f"0 first, never falling, {t} (the number of tokens) last")
     return [_Sequence(0, i, j - i) for i, j in pairwise(ends)]
 
 
@@ -174,49 +173,34 @@ def _choose(backend: str, q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tens
     if backend in _PATHS:
         return backend
     if backend not in ("auto", "triton"):
-        _fail("backend", repr(backend), f"auto, triton, {' or '.join(_PATHS)}")
+        fail("backend", repr(backend), f"auto, triton, {' or '.join(_PATHS)}")
     if backend == "auto" and not q.is_cuda:
         return "chunked"
-    obstacle = _obstacle(q, k, v, [q.shape[-1], *(w.shape[-1] for w in memory)], chunk)
-    if obstacle is None:
+    found = obstacle(q, k, v, [q.shape[-1], *(w.shape[-1] for w in memory)], chunk)
+    if found is None:
         return "triton"
     if backend == "triton":
-        _fail("backend", f"'triton' with {obstacle}", "what the kernels support, or backend='chunked'")
-    _say_once(f"memory_scan: the chunked PyTorch path runs instead of the kernels, because of {obstacle}")
+        fail("backend", f"'triton' with {found}", "what the kernels support, or backend='chunked'")
+    say_once(f"memory_scan: the chunked PyTorch path runs instead of the kernels, because of {found}")
     return "chunked"
-
-
-def _obstacle(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) -> str | None:
-    try:
-        from .triton import plan
-    except ImportError as error:
-        return f"Triton missing ({error})"
-    if not q.is_cuda and not plan.INTERPRETED:
-        return f"tensors on {q.device.type} (kernels need a GPU, or Triton's interpreter: TRITON_INTERPRET=1)"
-    return plan.unsupported(q, k, v, widths, chunk)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tensor]) -> None:
     if q.ndim != 4:
-        _fail("q", f"shape {list(q.shape)}", "[b, t, h, d]")
+        fail("q", f"shape {list(q.shape)}", "[b, t, h, d]")
     b, t, h, d = q.shape
     if k.shape != q.shape:
-        _fail("k", f"shape {list(k.shape)}", f"q's, {list(q.shape)}")
+        fail("k", f"shape {list(k.shape)}", f"q's, {list(q.shape)}")
     if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
-        _fail("v", f"shape {list(v.shape)}", f"[{b}, {t}, {h}, e]")
+        fail("v", f"shape {list(v.shape)}", f"[{b}, {t}, {h}, e]")
     if not 1 <= len(memory) <= 4:
-        _fail("memory", f"{len(memory)} layers", "1 to 4")
+        fail("memory", f"{len(memory)} layers", "1 to 4")
     widths = [d, *(w.shape[-1] for w in memory)]
     for l, (w, d_in) in enumerate(zip(memory, widths, strict=False)):
         if w.ndim != 3 or w.shape[:2] != (h, d_in):
-            _fail(f"memory[{l}]", f"shape {list(w.shape)}", f"[{h}, {d_in}, d_out]")
+            fail(f"memory[{l}]", f"shape {list(w.shape)}", f"[{h}, {d_in}, d_out]")
     if widths[-1] != v.shape[-1]:
-        _fail("memory", f"a last layer of width {widths[-1]}", f"the width of v, {v.shape[-1]}")
+        fail("memory", f"a last layer of width {widths[-1]}", f"the width of v, {v.shape[-1]}")
 
 
 def _check_state(state: MemoryState, memory: Sequence[Tensor], rows: int, chunk: int, dtype: torch.dtype) -> None:
@@ -224,12 +208,12 @@ def _check_state(state: MemoryState, memory: Sequence[Tensor], rows: int, chunk:
     for name in ("memory", "momentum", "anchor"):
         got = [tuple(w.shape) for w in getattr(state, name)]
         if got != want:
-            _fail(f"state.{name}", f"shapes {got}", f"{want}")
+            fail(f"state.{name}", f"shapes {got}", f"{want}")
         kinds = {w.dtype for w in getattr(state, name)}
         if kinds != {dtype}:
-            _fail(f"state.{name}", ", ".join(sorted(map(str, kinds))), f"{dtype}")
+            fail(f"state.{name}", ", ".join(sorted(map(str, kinds))), f"{dtype}")
     if state.position.shape != (rows,) or not bool(((state.position >= 0) & (state.position < chunk)).all()):
-        _fail("state.position", state.position.tolist(), f"{rows} numbers from 0 to {chunk - 1} (is chunk the same?)")
+        fail("state.position", state.position.tolist(), f"{rows} numbers from 0 to {chunk - 1} (is chunk the same?)")
 
 
 def _check_gates(q: Tensor, gates: tuple[Tensor, ...], chunks: list[int], packed: bool) -> bool:
@@ -238,11 +222,7 @@ def _check_gates(q: Tensor, gates: tuple[Tensor, ...], chunks: list[int], packed
     n = sum(chunks) if packed else max(chunks, default=0)
     for name, gate in zip(("alpha", "eta", "theta"), gates, strict=True):
         if tuple(gate.shape) not in ((b, t, h), (b, n, h)):
-            _fail(name, f"shape {list(gate.shape)}", f"[{b}, {t}, {h}], or one a chunk [{b}, {n}, {h}]")
+            fail(name, f"shape {list(gate.shape)}", f"[{b}, {t}, {h}], or one a chunk [{b}, {n}, {h}]")
         if gate.shape != gates[0].shape:
-            _fail(name, f"shape {list(gate.shape)}", f"alpha's, {list(gates[0].shape)}")
+            fail(name, f"shape {list(gate.shape)}", f"alpha's, {list(gates[0].shape)}")
     return gates[0].shape[1] != t
-
-
-def _fail(name: str, got: object, want: str) -> NoReturn:
-    raise ValueError(f"{name}: got {got}, want {want}")

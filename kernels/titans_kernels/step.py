@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import pairwise
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from .scan import READS, memory_scan
 from .state import MemoryState
+from .support import fail, obstacle, say_once
 
 BACKENDS = ("auto", "triton", "chunked", "reference")
-WIDTHS = (16, 32, 64, 128)
-MAX_HIDDEN = 512
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def memory_step(
@@ -49,18 +45,20 @@ def memory_step(
     Raises ValueError naming the argument.
     """
     if backend not in BACKENDS:
-        _fail("backend", repr(backend), f"one of {', '.join(BACKENDS)}")
+        fail("backend", repr(backend), f"one of {', '.join(BACKENDS)}")
     _check(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm)
     tensors = (q, k, v, alpha, eta, theta, *state.memory, *state.momentum, *state.anchor)
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if inplace and graph:
-        _fail("inplace", "True with inputs that require a gradient", "False, or torch.no_grad()")
-    obstacle = "inputs that require a gradient, want torch.no_grad()" if graph else _unsupported(q, v, state)
-    if backend == "triton" and obstacle:
-        raise ValueError(f"backend: got 'triton' with {obstacle}")
+        fail("inplace", "True with inputs that require a gradient", "False, or torch.no_grad()")
+    in_the_way = "inputs that require a gradient, not torch.no_grad()" if graph else _obstacle(q, k, v, state)
+    if backend == "triton" and in_the_way:
+        fail("backend", f"'triton' with {in_the_way}", "what the kernels support, or backend='chunked'")
+    if backend == "auto" and q.is_cuda and in_the_way and not graph:
+        say_once(f"memory_step: the chunked PyTorch path runs instead of the kernel, because of {in_the_way}")
     if inplace:
         state = _writable(state)
-    if backend == "triton" or (backend == "auto" and q.is_cuda and not obstacle):
+    if backend == "triton" or (backend == "auto" and q.is_cuda and not in_the_way):
         return kernel_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace)
     return _scan_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace, backend)
 
@@ -123,7 +121,7 @@ def _scan_step(
     return y[:, 0], after
 
 
-@torch.library.custom_op("titans_kernels::step", mutates_args=())
+@torch.library.custom_op("titans::memory_step", mutates_args=())
 def step(
     q: Tensor,
     k: Tensor,
@@ -161,7 +159,7 @@ def _outputs(v: Tensor, memory: list[Tensor], ends: str) -> list[Tensor]:
     return [v.new_empty(v.shape), *(w.new_empty(w.shape) for _ in range(groups) for w in memory)]
 
 
-@torch.library.custom_op("titans_kernels::step_in_place", mutates_args=("memory", "momentum", "anchor"))
+@torch.library.custom_op("titans::memory_step_in_place", mutates_args=("memory", "momentum", "anchor"))
 def step_in_place(
     q: Tensor,
     k: Tensor,
@@ -205,53 +203,39 @@ def _copy(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def _unsupported(q: Tensor, v: Tensor, state: MemoryState) -> str | None:
-    """Why the Triton kernel cannot take this, as "…, want …"; None if it can."""
-    shapes = [tuple(w.shape[-2:]) for w in state.memory]
-    if not _HAS_TRITON:
-        return "no triton installed, want it installed"
-    if len(shapes) > 2:
-        return f"a memory of {len(shapes)} layers, want 1 or 2"
-    if q.shape[-1] not in WIDTHS or v.shape[-1] not in WIDTHS:
-        return f"d = {q.shape[-1]} and e = {v.shape[-1]}, want {', '.join(map(str, WIDTHS))}"
-    if len(shapes) == 2 and (shapes[0][1] % 16 or shapes[0][1] > MAX_HIDDEN):
-        return f"a hidden width of {shapes[0][1]}, want a multiple of 16 up to {MAX_HIDDEN}"
+def _obstacle(q: Tensor, k: Tensor, v: Tensor, state: MemoryState) -> str | None:
     dtypes = {w.dtype for w in (*state.memory, *state.momentum, *state.anchor)}
-    if dtypes != {torch.float32} or torch.float64 in (q.dtype, v.dtype):
-        return f"a state in {', '.join(map(str, dtypes))} and q in {q.dtype}, want a float32 state and no float64"
-    return None
+    if dtypes != {torch.float32}:
+        return f"a state of {', '.join(sorted(map(str, dtypes)))}, not float32"
+    return obstacle(q, k, v, [q.shape[-1], *(w.shape[-1] for w in state.memory)], chunk=1)
 
 
 def _check(q, k, v, gates, state: MemoryState, chunk: int, read: str, max_norm: float | None) -> None:
     if q.ndim != 3:
-        _fail("q", f"shape {list(q.shape)}", "[b, h, d]")
+        fail("q", f"shape {list(q.shape)}", "[b, h, d]")
     b, h, d = q.shape
     if k.shape != q.shape:
-        _fail("k", f"shape {list(k.shape)}", f"q's, {list(q.shape)}")
+        fail("k", f"shape {list(k.shape)}", f"q's, {list(q.shape)}")
     if v.ndim != 3 or v.shape[:2] != q.shape[:2]:
-        _fail("v", f"shape {list(v.shape)}", f"[{b}, {h}, e]")
+        fail("v", f"shape {list(v.shape)}", f"[{b}, {h}, e]")
     for name, gate in zip(("alpha", "eta", "theta"), gates, strict=True):
         if gate.shape != q.shape[:2]:
-            _fail(name, f"shape {list(gate.shape)}", f"[{b}, {h}]")
+            fail(name, f"shape {list(gate.shape)}", f"[{b}, {h}]")
     widths = [d, *(w.shape[-1] for w in state.memory)]
     shapes = [(b, h, i, o) for i, o in pairwise(widths)]
     for name in ("memory", "momentum", "anchor"):
         got = [tuple(w.shape) for w in getattr(state, name)]
         if got != shapes or widths[-1] != v.shape[-1] or not got:
-            _fail(f"state.{name}", f"shapes {got}", f"[{b}, {h}, d_in, d_out] from {d} to {v.shape[-1]}")
+            fail(f"state.{name}", f"shapes {got}", f"[{b}, {h}, d_in, d_out] from {d} to {v.shape[-1]}")
     if chunk < 1:
-        _fail("chunk", chunk, "at least 1")
+        fail("chunk", chunk, "at least 1")
     if read not in READS:
-        _fail("read", repr(read), f"one of {', '.join(READS)}")
+        fail("read", repr(read), f"one of {', '.join(READS)}")
     if max_norm is not None and not max_norm > 0:
-        _fail("max_norm", max_norm, "above 0, or None")
+        fail("max_norm", max_norm, "above 0, or None")
     if state.position.shape != (b,):
-        _fail("state.position", f"shape {list(state.position.shape)}", f"[{b}]")
+        fail("state.position", f"shape {list(state.position.shape)}", f"[{b}]")
     if not (state.position.is_cuda or torch.compiler.is_compiling()):
         positions = state.position.tolist()
         if not all(0 <= position < chunk for position in positions):
-            _fail("state.position", positions, f"{b} numbers from 0 to {chunk - 1} (is chunk the same?)")
-
-
-def _fail(name: str, got: object, want: str) -> NoReturn:
-    raise ValueError(f"{name}: got {got}, want {want}")
+            fail("state.position", positions, f"{b} numbers from 0 to {chunk - 1} (is chunk the same?)")

@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from titans_kernels import support
 from titans_kernels.triton import configurations, plan
 
 RESOURCES = Path(__file__).parents[2] / "kernels" / "aot" / "resources.csv"
@@ -18,7 +19,9 @@ RESOURCES = Path(__file__).parents[2] / "kernels" / "aot" / "resources.csv"
 @pytest.mark.parametrize("family", configurations.TABLE)
 def test_blocks_divide_the_hidden_width(family):
     kernels = ("shares", *configurations.KERNELS)
-    for key, hidden, chunk in itertools.product(plan.WIDTHS, range(0, plan.WIDEST_HIDDEN + 1, 16), (1, 16, 64, 128)):
+    for key, hidden, chunk in itertools.product(
+        support.WIDTHS, range(0, support.WIDEST_HIDDEN + 1, 16), (1, 16, 64, 128)
+    ):
         shape = plan.Shape(1, key, hidden, key, chunk, torch.bfloat16)
         for kernel in kernels:
             block, warps, stages = configurations.chosen(kernel, shape, family)
@@ -43,8 +46,8 @@ def test_committed_table_has_no_spills_on_the_main_targets():
      ([128, 128], 64, torch.bfloat16, False, "tensor memory")],
 )  # fmt: skip
 def test_what_does_not_fit_a_gpu_is_refused(monkeypatch, widths, chunk, dtype, small, reason):
-    monkeypatch.setattr(plan, "_shared_memory", lambda _: 99 * 1024 if small else 227 * 1024)
-    monkeypatch.setattr(plan, "_has_tensor_memory", lambda _: True)
+    monkeypatch.setattr(support, "_shared_memory", lambda _: 99 * 1024 if small else 227 * 1024)
+    monkeypatch.setattr(support, "_has_tensor_memory", lambda _: True)
     q = SimpleNamespace(is_cuda=True, dtype=dtype, device=None)
-    got = plan.unsupported(q, q, q, widths, chunk)
+    got = support.obstacle(q, q, q, widths, chunk)
     assert got is None if reason is None else reason in got

@@ -10,9 +10,7 @@ from titans_kernels import MemoryState, memory_scan
 from titans_kernels.step import memory_step, step, step_in_place
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported, which only the first step does
-else:
+if DEVICE == "cuda":
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # deterministic algorithms ask for it
 GROUPS = ("memory", "momentum", "anchor")
 CHUNK = 8
@@ -295,9 +293,9 @@ def test_bad_arguments_are_named(change, message):
     ("widths", "dtype", "message"),
     [
         ((16, 16, 16, 16), torch.float32, "a memory of 3 layers"),
-        ((16, 24), torch.float32, "d = 16 and e = 24"),
+        ((16, 24), torch.float32, "head widths 16 and 24"),
         ((16, 24, 16), torch.float32, "a hidden width of 24"),
-        ((16, 16), torch.float64, "a state in torch.float64"),
+        ((16, 16), torch.float64, "a state of torch.float64"),
     ],
 )
 def test_what_the_kernel_cannot_take_is_said(widths, dtype, message):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,14 @@ class Call(NamedTuple):
     @property
     def lanes(self) -> int:
         return len(self.sequences.lengths) * self.shape.heads
+
+    def constants(self, kernel: str) -> dict[str, Any]:
+        """Sizes, the products' kind and launch options of one of the kernels with products."""
+        shape = self.shape
+        config = configuration(kernel, shape, self.tokens[0].device)
+        sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
+        hidden = dict(E=shape.hidden, BE=config.block) if shape.hidden else {}
+        return dict(**sizes, **hidden, OPERAND=operand(shape.dtype), PRECISION=precision(), **config.launch)
 
     @property
     def longest_group(self) -> int:
@@ -161,69 +169,55 @@ def write(
 ) -> None:  # fmt: skip
     """out: state and anchor after the call; None where the group is run again for its backward."""
     shape, (_, k, v) = call.shape, call.tokens
-    config = configuration("write", shape, call.tokens[0].device)
+    constants = call.constants("write")
     state_out, anchor_out = out or (kept, kept)
     head = (k, v, call.sequences.info, scratch.shares, _or(call.anchor, kept), kept, state_out, anchor_out)
     tail = (n0, count, call.lanes, shape.heads, *places, call.max_norm)
     flags = dict(UNTIED=untied, BOUND=call.max_norm > 0, SAVE=out is not None)
-    sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
-    products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
     if shape.hidden:
         write_mlp_kernel[(call.lanes,)](
             *head, scratch.work, scratch.slots, scratch.trace, *tail,
-            **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+            **flags, **constants,
         )  # fmt: skip
     else:
-        write_linear_kernel[(call.lanes,)](
-            *head, scratch.slots, scratch.trace, *tail, **sizes, **flags, **products, **config.launch
-        )
+        write_linear_kernel[(call.lanes,)](*head, scratch.slots, scratch.trace, *tail, **flags, **constants)
 
 
 def read(call: Call, scratch: Scratch, y: Tensor, n0: int, count: int, untied: bool) -> None:
     shape, (q, k, _) = call.shape, call.tokens
-    config = configuration("read", shape, call.tokens[0].device)
+    constants = call.constants("read")
     anchor = _or(call.anchor, scratch.work)
     head = (q, k, y, call.sequences.info, scratch.shares, scratch.G, anchor, scratch.slots, scratch.trace)
     tail = (n0, call.lanes, shape.heads)
     flags = dict(PER_CHUNK=call.per_chunk, READ=call.read, UNTIED=untied)
-    sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
-    products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
     if shape.hidden:
-        read_mlp_kernel[(count * call.lanes,)](
-            *head, *tail, **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch
-        )
+        read_mlp_kernel[(count * call.lanes,)](*head, *tail, **flags, **constants)
     else:
-        read_linear_kernel[(count * call.lanes,)](*head, *tail, **sizes, **flags, **products, **config.launch)
+        read_linear_kernel[(count * call.lanes,)](*head, *tail, **flags, **constants)
 
 
 def read_backward(
     call: Call, scratch: Scratch, gradient: ScratchGradient, d_y: Tensor, d_q: Tensor, n0: int, count: int, untied: bool
 ) -> None:
     shape, (q, k, _) = call.shape, call.tokens
-    config = configuration("read_backward", shape, call.tokens[0].device)
+    constants = call.constants("read_backward")
     anchor = _or(call.anchor, scratch.work)
     head = (q, k, d_y, call.sequences.info, scratch.shares, scratch.G, anchor, scratch.slots, scratch.trace)
     out = (d_q, gradient.slots, gradient.trace, gradient.shares, gradient.G)
     tail = (n0, call.lanes, shape.heads)
     flags = dict(PER_CHUNK=call.per_chunk, READ=call.read, UNTIED=untied)
-    sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
-    products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
     if shape.hidden:
         read_mlp_backward_kernel[(count * call.lanes,)](
-            *head, *out, *tail, **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+            *head, *out, *tail, **flags, **constants,
         )  # fmt: skip
         if call.read == READS["anchor"]:
             return
-        config = configuration("read_onto", shape, call.tokens[0].device)
         read_mlp_onto_kernel[(count * call.lanes,)](
             q, k, d_y, call.sequences.info, scratch.shares, scratch.G, scratch.trace, gradient.slots, gradient.trace, *tail,
-            **sizes, E=shape.hidden, BE=config.block, PER_CHUNK=call.per_chunk, READ=call.read,
-            **products, **config.launch,
+            PER_CHUNK=call.per_chunk, READ=call.read, **call.constants("read_onto"),
         )  # fmt: skip
     else:
-        read_linear_backward_kernel[(count * call.lanes,)](
-            *head, *out, *tail, **sizes, **flags, **products, **config.launch
-        )
+        read_linear_backward_kernel[(count * call.lanes,)](*head, *out, *tail, **flags, **constants)
 
 
 def write_backward(
@@ -231,24 +225,20 @@ def write_backward(
     d_anchor_out: Tensor | None, d_tokens: list[Tensor], d_anchor: Tensor, n0: int, count: int, untied: bool,
 ) -> None:  # fmt: skip
     shape, k = call.shape, call.tokens[1]
-    config = configuration("write_backward", shape, call.tokens[0].device)
+    constants = call.constants("write_backward")
     anchor = _or(call.anchor, d_after)
     head = (k, call.sequences.info, scratch.shares, anchor, scratch.slots, scratch.trace)
     after = (gradient.slots, gradient.trace, d_after, _or(d_anchor_out, d_after))
     out = (*d_tokens[1:], gradient.shares, d_before, d_anchor)
     tail = (n0, count, call.lanes, shape.heads, call.max_norm)
     flags = dict(READ=call.read, UNTIED=untied, BOUND=call.max_norm > 0, BORDER=d_anchor_out is not None)
-    sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
-    products = dict(OPERAND=operand(shape.dtype), PRECISION=precision())
     if shape.hidden:
         write_mlp_backward_kernel[(call.lanes,)](
             *head, *after, scratch.work, *out, *tail,
-            **sizes, E=shape.hidden, BE=config.block, **flags, **products, **config.launch,
+            **flags, **constants,
         )  # fmt: skip
     else:
-        write_linear_backward_kernel[(call.lanes,)](
-            *head, *after, *out, *tail, **sizes, **flags, **products, **config.launch
-        )
+        write_linear_backward_kernel[(call.lanes,)](*head, *after, *out, *tail, **flags, **constants)
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:

@@ -1,0 +1,74 @@
+"""Which calls the Triton kernels take, and how a call that they do not take is refused or told of. Imports no Triton."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+WIDTHS = (16, 32, 64, 128)
+WIDEST_HIDDEN = 512
+LONGEST_CHUNK = 128
+
+
+def obstacle(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) -> str | None:
+    """Why the kernels cannot take this call, or None. widths: of the memory MLP, from keys to values."""
+    try:
+        from .triton.plan import INTERPRETED
+    except ImportError as error:
+        return f"Triton missing ({error})"
+    if not q.is_cuda and not INTERPRETED:
+        return f"tensors on {q.device.type} (kernels need a GPU, or Triton's interpreter: TRITON_INTERPRET=1)"
+    return _unsupported(q, k, v, widths, chunk)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """A warning, the first time."""
+    warnings.warn(message, stacklevel=4)
+
+
+def fail(name: str, got: object, want: str) -> NoReturn:
+    """Every wrong argument, in one form."""
+    raise ValueError(f"{name}: got {got}, want {want}")
+
+
+def _unsupported(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) -> str | None:
+    if q.dtype == torch.float64 or not {q.dtype, k.dtype, v.dtype} <= {torch.float32, torch.float16, torch.bfloat16}:
+        return f"q, k, v of {q.dtype}, {k.dtype}, {v.dtype}, not float32, float16 or bfloat16"
+    if len(widths) not in (2, 3):
+        return f"a memory of {len(widths) - 1} layers, not 1 or 2"
+    if widths[0] not in WIDTHS or widths[-1] not in WIDTHS:
+        return f"head widths {widths[0]} and {widths[-1]}, not among {', '.join(map(str, WIDTHS))}"
+    if len(widths) == 3 and (widths[1] % 16 or widths[1] > WIDEST_HIDDEN):
+        return f"a hidden width of {widths[1]}, not a multiple of 16 up to {WIDEST_HIDDEN}"
+    if chunk > LONGEST_CHUNK:
+        return f"a chunk of {chunk}, more than {LONGEST_CHUNK}"
+    return _too_large(q, (q.dtype, k.dtype, v.dtype), widths, chunk) if q.is_cuda else None
+
+
+def _too_large(q: Tensor, dtypes: tuple[torch.dtype, ...], widths: list[int], chunk: int) -> str | None:
+    """What compiling has shown not to fit a device's shared or tensor memory."""
+    wide = max(widths[0], widths[-1])
+    size = f"chunks of {chunk} with heads {wide} wide"
+    if torch.float32 in dtypes and wide > 64 and chunk > 32:
+        return f"float32 in {size}, more than shared memory holds"
+    if wide >= 64 and chunk > 64 and _shared_memory(q.device) < 200_000:
+        return f"{size}, more than this device's shared memory holds"
+    if len(widths) == 2 and wide > 64 and chunk > 32 and _has_tensor_memory(q.device):
+        return f"{size} and one layer, more than this device's tensor memory holds"
+    return None
+
+
+def _has_tensor_memory(device: torch.device) -> bool:
+    return not torch.version.hip and torch.cuda.get_device_capability(device)[0] == 10
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that one program may have."""
+    if torch.version.hip:
+        return 2**16
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin

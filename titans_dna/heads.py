@@ -1,0 +1,139 @@
+"""From hidden states to what is asked: one answer a sequence, after pooling, or one a token.
+
+Pools take hidden states piece by piece, state in and state out, as the model does: `pool(hidden, widths, state)` →
+(vector, state), where the vector is that of everything so far. So training in one call and a chromosome in pieces are the same code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+
+
+class MeanPooling(nn.Module):
+    """The mean over the bases: a token counts as often as it adds bases."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """hidden [b, t, width]; widths: bases that each token adds, [b, t], 0 in the padding → [b, width] and state."""
+        hidden = _precise(hidden)
+        total, bases = torch.einsum("btd,bt->bd", hidden, widths.to(hidden.dtype)), widths.sum(1).to(hidden.dtype)
+        if state is not None:
+            total, bases = total + state[0], bases + state[1]
+        return total / bases.clamp(min=1)[:, None], (total, bases)
+
+
+class MaxPooling(nn.Module):
+    """The largest value of each feature."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As `MeanPooling.forward`."""
+        most = _precise(hidden).masked_fill(widths[..., None] == 0, -torch.inf).amax(1)
+        if state is not None:
+            most = torch.maximum(most, state[0])
+        return most, (most,)
+
+
+class LastPooling(nn.Module):
+    """The state after the last base: what the model knows once it has read everything."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As `MeanPooling.forward`."""
+        place = torch.arange(1, widths.shape[1] + 1, device=widths.device)
+        last = ((widths > 0) * place).amax(1)  # 0 where all is padding
+        found = _precise(hidden)[torch.arange(len(hidden), device=hidden.device), (last - 1).clamp(min=0)]
+        if state is not None:
+            found = torch.where(last[:, None] > 0, found, state[0])
+        return found, (found,)
+
+
+class AttentionPooling(nn.Module):
+    """A weighted mean over the bases; the weights are learned, a softmax of one score for each part of the features.
+
+    It starts as the mean. The softmax runs on over pieces: what is kept is its largest score, its sum and the weighted sum.
+    """
+
+    def __init__(self, width: int, parts: int = 4) -> None:
+        super().__init__()
+        self.parts = parts if width % parts == 0 else 1
+        self.score = nn.Linear(width, self.parts, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As `MeanPooling.forward`."""
+        bases = widths[..., None].to(torch.promote_types(hidden.dtype, torch.float32))
+        score = self.score(hidden).to(bases.dtype).masked_fill(bases == 0, -torch.inf)
+        # A row may be all padding in this piece, and was not in an earlier one.
+        most = score.detach().amax(1).clamp(min=torch.finfo(score.dtype).min)
+        if state is not None:
+            most = torch.maximum(most, state[0])
+        weight = (score - most[:, None]).exp() * bases
+        values = _precise(hidden).unflatten(-1, (self.parts, -1))
+        total, norm = torch.einsum("btp,btpd->bpd", weight, values), weight.sum(1)
+        if state is not None:
+            faded = (state[0] - most).exp()
+            total, norm = total + state[1] * faded[..., None], norm + state[2] * faded
+        smallest = torch.finfo(norm.dtype).tiny
+        return (total / norm.clamp(min=smallest)[..., None]).flatten(1), (most, total, norm)
+
+
+Pooling = MeanPooling | MaxPooling | LastPooling | AttentionPooling
+POOLINGS: dict[str, type[Pooling]] = {
+    "mean": MeanPooling,
+    "max": MaxPooling,
+    "last": LastPooling,
+    "attention": AttentionPooling,
+}
+
+
+class PooledHead(nn.Module):
+    """One answer a sequence: pool, dropout, linear."""
+
+    def __init__(self, width: int, outputs: int, pool: str = "mean", dropout: float = 0.0) -> None:
+        """Raises ValueError for an unknown pool."""
+        super().__init__()
+        if pool not in POOLINGS:
+            raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLINGS)}")
+        self.pool = POOLINGS[pool](width)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(width, outputs)
+        _start(self.output)
+
+    def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """hidden [b, t, width], widths [b, t] → what all pieces so far say, [b, outputs], and the pool's state."""
+        pooled, after = self.pool(hidden, widths, state)
+        return self.output(self.dropout(pooled.to(self.output.weight.dtype))), after
+
+
+class TokenHead(nn.Module):
+    """One answer a token: dropout, linear."""
+
+    def __init__(self, width: int, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(width, outputs)
+        _start(self.output)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[b, t, width] → [b, t, outputs]"""
+        return self.output(self.dropout(hidden))
+
+
+def _start(linear: nn.Linear) -> None:
+    """Near zero, so that the first loss is that of knowing nothing."""
+    nn.init.normal_(linear.weight, std=0.1 * linear.in_features**-0.5)
+    nn.init.zeros_(linear.bias)
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
