@@ -51,7 +51,7 @@ def test_whole_numbers_pass_as_numbers():
 
 
 def test_presets_have_one_source():
-    assert preset_names() == ["tiny", "small", "base", "large", "xl"]
+    assert preset_names() == ["tiny", "mini", "small", "base", "large", "xl"]
     assert {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")} == set(preset_names())
     for name in preset_names():
         values = yaml.safe_load((ROOT / "configs" / "model" / f"{name}.yaml").read_text())

@@ -165,5 +165,5 @@ def preset_names() -> list[str]:
     """Names of the presets that ship with the package, smallest model first."""
     folder = resources.files("titans_dna") / "presets"
     found = {Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-    order = ["tiny", "small", "base", "large", "xl"]
+    order = ["tiny", "mini", "small", "base", "large", "xl"]
     return [name for name in order if name in found] + sorted(found - set(order))

@@ -1,7 +1,8 @@
 """From hidden states to what is asked: one answer a sequence, after pooling, or one a token.
 
 Pools take hidden states piece by piece, state in and state out, as the model does: `pool(hidden, widths, state)` →
-(vector, state), where the vector is that of everything so far. So training in one call and a chromosome in pieces are the same code.
+(vector, state), where the vector is that of everything so far. So training in one call and a chromosome in pieces are
+the same code.
 """
 
 from __future__ import annotations

@@ -6,19 +6,28 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from titans_dna.data.tokenizer import Tokenizer
-from titans_dna.embedding.pool import POOLS, Piece, Pool
+from titans_dna.embedding.pool import POOLS, Piece
 from titans_dna.embedding.source import Source, Tokens, as_source, strands
 from titans_dna.model import TitansDNA, take_rows
 
 Rows = list[list[Tokens]]
 """The strands of each sequence of a batch."""
+
+
+class Taker(Protocol):
+    """What hidden states go to: a pool, or a head."""
+
+    def add(self, piece: Piece) -> None:
+        """Take the next piece."""
+        ...
 
 
 def embed(
@@ -83,7 +92,7 @@ def embed_batches(
     tokenizer: Tokenizer = model.tokenizer  # pyright: ignore[reportAssignmentType]
     both = 2 if reverse_complement else 1
     dtype = np.float64 if model.norm.weight.dtype == torch.float64 else np.float32
-    for rows in _load(source, batches, tokenizer, reverse_complement, workers):
+    for rows in load_rows(source, batches, tokenizer, reverse_complement, workers):
         with evaluating(model):
             flat = [strand for sequence in rows for strand in sequence]
             found = POOLS[pool](len(flat), model.config.width, model.norm.weight.device)
@@ -114,7 +123,7 @@ def plan_batches(lengths: np.ndarray, batch_size: int, piece: int) -> list[list[
 
 
 @contextmanager
-def evaluating(model: TitansDNA) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """No dropout and no gradients while it lasts."""
     before = model.training
     model.eval()
@@ -128,7 +137,7 @@ def evaluating(model: TitansDNA) -> Iterator[None]:
 def read_rows(
     model: TitansDNA,
     rows: list[Tokens],
-    pool: Pool,
+    pool: Taker,
     layer: int,
     piece: int,
     pad_id: int,
@@ -180,7 +189,7 @@ class _Batches(Dataset[Rows]):
         return len(self.batches)
 
 
-def _load(
+def load_rows(
     source: Source, batches: Sequence[Sequence[int]], tokenizer: Tokenizer, both: bool, workers: int
 ) -> Iterator[Rows]:
     workers = min(workers, len(batches))

@@ -22,6 +22,7 @@ from titans_dna.embedding.options import EmbedOptions, FileOptions, VectorOption
 from titans_dna.embedding.parts import PLAN, Parts, claim, parts_folder
 from titans_dna.embedding.source import GenomeSource, genome_source
 from titans_dna.embedding.table import check_format, files_of, write_table
+from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.model import TitansDNA
 
 PART_BASES = 1 << 19
@@ -67,10 +68,7 @@ def embed_files(options: EmbedOptions) -> Result:
 
 def fingerprint(model: TitansDNA, source: GenomeSource, vectors: VectorOptions, plan: list[list[int]]) -> str:
     """Digest of all that the parts depend on: weights, tokeniser, sequences, intervals, options, what is in which."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(f"{name}\t{list(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().numpy())
+    digest = hashlib.blake2b(weights_fingerprint(model).encode(), digest_size=16)
     tokenizer: Any = model.tokenizer
     known = (model.config.to_dict(), tokenizer.to_dict(), vars(vectors), source.genome.fingerprint(), plan)
     digest.update(json.dumps(known, sort_keys=True).encode())

@@ -53,7 +53,7 @@ class ModelOptions:
     """Model: a preset, and any field of it changed"""
 
     preset: str = "small"
-    """tiny (tests), small (about 0.5 M parameters), base (7 M), large (170 M) or xl (400 M)."""
+    """tiny (tests), mini (0.12 M parameters), small (0.5 M), base (7 M), large (170 M) or xl (400 M)."""
     variant: Literal["preset", "lmm", "mac", "mag", "mal"] = "preset"
     """Titans variant: memory alone (lmm), as context (mac), gated (mag) or as a layer (mal); preset: as the preset or
     --model.variant says."""

@@ -18,10 +18,7 @@ _COUNTERS = ("step", "batches", "skipped", "skipped_in_a_row")
 
 
 def save_checkpoint(path: Path, module: PretrainModule, about: dict[str, Any]) -> None:
-    """Write the run's position, weights, optimiser and lane state, with `about` (plain values) beside them.
-
-    Written beside and renamed: until the new file is on the disk, the one before stays.
-    """
+    """Write the run's position, weights, optimiser and lane state, with `about` (plain values) beside them."""
     values = {
         "format": _FORMAT,
         "about": about,
@@ -31,6 +28,11 @@ def save_checkpoint(path: Path, module: PretrainModule, about: dict[str, Any]) -
         "state": pack_state(module.state),
         "device": module.device.type,
     }
+    write_values(path, values)
+
+
+def write_values(path: Path, values: dict[str, Any]) -> None:
+    """Plain values and tensors as a file that is whole at any moment: until the new one is on the disk, the old stays."""
     aside = path.with_name(path.name + ".part")
     with open(aside, "wb") as out:
         torch.save(values, out)
@@ -40,7 +42,12 @@ def save_checkpoint(path: Path, module: PretrainModule, about: dict[str, Any]) -
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU; nothing but plain values and tensors is ever unpickled.
+    """What `save_checkpoint` wrote; raises what `read_values` raises."""
+    return read_values(path, _FORMAT, "titans-dna pretrain")
+
+
+def read_values(path: Path, kind: str, writer: str) -> dict[str, Any]:
+    """What `write_values` wrote with `kind` as "format", on the CPU; only plain values and tensors are ever unpickled.
 
     Raises FileNotFoundError, and ValueError for a file that is truncated, damaged or something else.
     """
@@ -50,8 +57,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such checkpoint") from None
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
         raise ValueError(f"{path}: truncated or damaged checkpoint") from None
-    if not isinstance(values, dict) or values.get("format") != _FORMAT:
-        raise ValueError(f"{path}: got some other file, want a checkpoint of titans-dna pretrain")
+    if not isinstance(values, dict) or values.get("format") != kind:
+        raise ValueError(f"{path}: got some other file, want a checkpoint of {writer}")
     return values
 
 

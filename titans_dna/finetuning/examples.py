@@ -1,0 +1,136 @@
+"""Labelled sequences as batches: of a step, a pure function of (seed, step); of a split, in order of length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titans_dna.data.tokenizer import Tokenizer
+from titans_dna.embedding.embed import token_bases
+from titans_dna.finetuning.model import Batch, FineTuned, Question
+from titans_dna.finetuning.score import score_sequences
+from titans_dna.labelled.data import LabelledData, Rows, reverse_complement
+from titans_dna.labelled.linear import validation_loss
+from titans_dna.labelled.metrics import Estimate, evaluate
+
+SHUFFLED_TOGETHER = 32
+"""Batches whose rows are sorted by length among themselves: enough for little padding, few enough for mixed batches."""
+
+
+class Examples(Protocol):
+    """What training and scoring need of labelled data."""
+
+    question: Question
+    epoch_steps: int
+    """Steps of a pass over train."""
+
+    def step(self, number: int) -> list[Batch]:
+        """The batches of an optimiser step, a pure function of the seed and the number."""
+        ...
+
+    def scores(self, model: FineTuned, split: str) -> np.ndarray:
+        """Scores of a split, in the order of its labels, as its metrics take them."""
+        ...
+
+    def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:
+        """Metrics of such scores."""
+        ...
+
+    def loss(self, scores: np.ndarray, split: str) -> float:
+        """Mean cross-entropy of such scores, or squared error."""
+        ...
+
+
+class SequenceExamples:
+    """Rows of `LabelledData` for one seed."""
+
+    def __init__(
+        self,
+        data: LabelledData,
+        question: Question,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        batch_bases: int,
+        augment: bool,
+        seed: int,
+    ) -> None:
+        self.data, self.question, self.tokenizer = data, question, tokenizer
+        self.batch_size, self.batch_bases, self.augment, self.seed = batch_size, batch_bases, augment, seed
+        self.epoch_steps = math.ceil(len(data.train) / batch_size)
+        self._lengths = data.train.lengths()
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def step(self, number: int) -> list[Batch]:
+        """See `Examples`."""
+        epoch, place = divmod(number, self.epoch_steps)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, shuffled_batches(self._lengths, self.batch_size, [self.seed, epoch]))
+        chosen = self._epoch[1][place]
+        turn = np.zeros(len(chosen), dtype=bool)
+        if self.augment:
+            turn = np.random.default_rng([self.seed, epoch, place]).random(len(chosen)) < 0.5
+        lengths = self._lengths[chosen]
+        return [self._batch(chosen[part], turn[part]) for part in within(lengths, self.batch_bases)]
+
+    def scores(self, model: FineTuned, split: str) -> np.ndarray:
+        """See `Examples`."""
+        return score_sequences(model, self._rows(split).sequences, batch_size=256, batch_bases=self.batch_bases)
+
+    def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:
+        """See `Examples`."""
+        return evaluate(self.data.task, self._rows(split).labels, scores, resamples=resamples)
+
+    def loss(self, scores: np.ndarray, split: str) -> float:
+        """See `Examples`."""
+        return validation_loss(self.data.task, self._rows(split).labels, scores)
+
+    def _rows(self, split: str) -> Rows:
+        return dict(self.data.splits())[split]
+
+    def _batch(self, numbers: np.ndarray, turn: np.ndarray) -> Batch:
+        letters = [self.data.train.sequences[i] for i in numbers]
+        letters = [reverse_complement(one) if other else one for one, other in zip(letters, turn, strict=True)]
+        ids, widths = padded(letters, self.tokenizer)
+        return Batch(ids, widths, torch.from_numpy(self.data.train.labels[numbers].copy()))
+
+
+def shuffled_batches(lengths: np.ndarray, batch_size: int, seed: Sequence[int]) -> list[np.ndarray]:
+    """Row numbers in batches of like lengths, the batches in random order; every row once, none longer than wanted."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), batch_size * SHUFFLED_TOGETHER):
+        some = order[start : start + batch_size * SHUFFLED_TOGETHER]
+        some = some[np.argsort(lengths[some], kind="stable")]
+        batches += [some[i : i + batch_size] for i in range(0, len(some), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def within(lengths: np.ndarray, bases: int) -> Iterator[np.ndarray]:
+    """Places of rows, the longest first, in runs whose padded bases are at most `bases`, or single ones."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, bases // max(1, int(lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows
+
+
+def padded(sequences: Sequence[bytes], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Ids and the bases that each token adds, [b, t] both, padded on the right."""
+    encoded = [tokenizer.encode(one) for one in sequences]
+    single = token_bases(tokenizer) == 1
+    ids = np.full((len(encoded), max(1, *map(len, encoded))), tokenizer.pad_id, dtype=np.int64)
+    widths = np.zeros_like(ids)
+    for row, (letters, found) in enumerate(zip(sequences, encoded, strict=True)):
+        ids[row, : len(found)] = found
+        # Overlapping k-mers: each adds the base it ends with, the first all of its own.
+        steps = 1 if single else np.diff(tokenizer.spans(letters)[:, 1], prepend=0)
+        widths[row, : len(found)] = steps
+    return torch.from_numpy(ids), torch.from_numpy(widths)

@@ -1,0 +1,96 @@
+"""A fine-tuned model as a directory: weights as safetensors, question, configuration and tokeniser as JSON; no pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from titans_dna.config import TitansConfig
+from titans_dna.data.cache import replacing
+from titans_dna.data.tokenizer import load_tokenizer
+from titans_dna.finetuning.model import FineTuned, Question
+from titans_dna.hub import download, is_hub_id
+from titans_dna.model import TitansDNA
+
+WEIGHTS, CONFIG, TOKENIZER = "finetuned.safetensors", "finetuned.json", "tokenizer.json"
+FILES = (WEIGHTS, CONFIG, TOKENIZER)
+_FORMAT = {"format": "titans-dna fine-tuned model", "version": 1}
+
+
+def save_finetuned(model: FineTuned, directory: str | Path) -> None:
+    """Write model, label map and tokeniser into a directory, which is made where it is missing."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    values = {**_FORMAT, "question": model.question.to_dict(), "config": model.backbone.config.to_dict()}
+    with replacing(directory / WEIGHTS) as aside:
+        aside.write_bytes(to_bytes(_weights(model), metadata={"format": "pt"}))
+    with replacing(directory / CONFIG) as aside:
+        aside.write_text(json.dumps(values, indent=2) + "\n")
+    with replacing(directory / TOKENIZER) as aside:
+        model.tokenizer.save(aside)
+
+
+def load_finetuned(source: str | Path) -> FineTuned:
+    """The model that `titans-dna finetune` wrote, on the CPU, in eval mode.
+
+    source: its directory; where there is no such path, a Hugging Face hub id (user/name).
+
+    Raises FileNotFoundError where there is none, and ValueError naming the file for one that is truncated, damaged, or
+    another model's.
+    """
+    directory = Path(source)
+    if not directory.exists() and is_hub_id(str(source)):
+        directory = download(str(source), FILES)
+    for name in FILES:
+        if not (directory / name).is_file():
+            raise FileNotFoundError(
+                f"{directory / name}: no such file, want a directory that titans-dna finetune wrote"
+            )
+    path = directory / CONFIG
+    values = _read(path)
+    try:
+        question, config = Question.from_dict(values.get("question")), TitansConfig.from_dict(values.get("config", {}))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    tokenizer = load_tokenizer(directory / TOKENIZER)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(f"{directory / TOKENIZER}: got {tokenizer.vocab_size} ids, want {config.vocab_size}")
+    model = FineTuned(TitansDNA(config), question, tokenizer)
+    _read_weights(model, directory / WEIGHTS)
+    model.backbone.tokenizer = tokenizer  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return model.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path}: got no valid JSON, want a fine-tuned model's configuration") from None
+    if not isinstance(values, dict) or {key: values.get(key) for key in _FORMAT} != _FORMAT:
+        raise ValueError(f"{path}: got some other JSON, want format {_FORMAT['format']!r} version {_FORMAT['version']}")
+    return values
+
+
+def _weights(model: FineTuned) -> dict[str, torch.Tensor]:
+    """Without the language-model head, which answers another question (and may be the embedding)."""
+    named = model.state_dict().items()
+    return {name: value.detach().cpu().contiguous() for name, value in named if name != "backbone.head.weight"}
+
+
+def _read_weights(model: FineTuned, path: Path) -> None:
+    try:
+        found = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: truncated or damaged weights: {' '.join(str(error).split())}") from None
+    wanted = _weights(model)
+    for name in sorted(wanted.keys() | found.keys()):
+        got, want = (list(part[name].shape) if name in part else "nothing" for part in (found, wanted))
+        if got != want:
+            raise ValueError(f"{path}: {name}: got {got}, want {want} for this configuration")
+    model.load_state_dict(found, strict=False)
