@@ -88,26 +88,51 @@ class AttentionPooling(nn.Module):
         return (total / norm.clamp(min=smallest)[..., None]).flatten(1), (most, total, norm)
 
 
-Pooling = MeanPooling | MaxPooling | LastPooling | AttentionPooling
-POOLINGS: dict[str, type[Pooling]] = {
+class BinPooling(nn.Module):
+    """The mean over each of `BINS` stretches of equal length, side by side, for signals that stand at a place of the sequence.
+
+    Stretches are counted from the start; the last one also has all that comes after it.
+    """
+
+    BINS = 16
+
+    def __init__(self, width: int, stretch: int) -> None:
+        """stretch: bases of each."""
+        super().__init__()
+        self.stretch = stretch
+
+    def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As `MeanPooling.forward`, but for the vector, [b, BINS * width]."""
+        hidden = _precise(hidden)
+        ends = widths.cumsum(1) if state is None else widths.cumsum(1) + state[2][:, None]
+        place = ((ends - widths) // self.stretch).clamp(max=self.BINS - 1)
+        within = nn.functional.one_hot(place, self.BINS).to(hidden.dtype) * widths[..., None]
+        total, bases = torch.einsum("btd,btn->bnd", hidden, within), within.sum(1)
+        if state is not None:
+            total, bases = total + state[0], bases + state[1]
+        return (total / bases.clamp(min=1)[..., None]).flatten(1), (total, bases, ends[:, -1])
+
+
+POOLINGS: dict[str, type[MeanPooling | MaxPooling | LastPooling | AttentionPooling]] = {
     "mean": MeanPooling,
     "max": MaxPooling,
     "last": LastPooling,
     "attention": AttentionPooling,
 }
+POOLS = (*POOLINGS, "bins")
 
 
 class PooledHead(nn.Module):
     """One answer a sequence: pool, dropout, linear."""
 
-    def __init__(self, width: int, outputs: int, pool: str = "mean", dropout: float = 0.0) -> None:
-        """Raises ValueError for an unknown pool."""
+    def __init__(self, width: int, outputs: int, pool: str = "mean", dropout: float = 0.0, stretch: int = 1) -> None:
+        """stretch: bases of each of the stretches of the pool "bins". Raises ValueError for an unknown pool."""
         super().__init__()
-        if pool not in POOLINGS:
-            raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLINGS)}")
-        self.pool = POOLINGS[pool](width)
+        if pool not in POOLS:
+            raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLS)}")
+        self.pool = BinPooling(width, stretch) if pool == "bins" else POOLINGS[pool](width)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(width, outputs)
+        self.output = nn.Linear(width * BinPooling.BINS if pool == "bins" else width, outputs)
         _start(self.output)
 
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:

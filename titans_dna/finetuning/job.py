@@ -14,6 +14,7 @@ from titans_dna.finetuning.examples import Examples, SequenceExamples
 from titans_dna.finetuning.model import Question
 from titans_dna.finetuning.options import FinetuneOptions
 from titans_dna.finetuning.results import Scored
+from titans_dna.heads import BinPooling
 from titans_dna.labelled.baselines import kmers, length, majority
 from titans_dna.labelled.cnn import cnn
 from titans_dna.labelled.data import LabelledData
@@ -186,4 +187,5 @@ def _question(data: LabelledData, options: FinetuneOptions) -> Question:
     if data.task == "regression":
         mean, deviation = float(data.train.labels.mean()), float(data.train.labels.std()) or 1.0
     tune = options.tune
-    return Question(data.task, data.classes, "sequence", tune.pool, tune.rc_average, mean, deviation)
+    stretch = -(-int(data.train.lengths().max()) // BinPooling.BINS)
+    return Question(data.task, data.classes, "sequence", tune.pool, stretch, tune.rc_average, mean, deviation)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_dna.data.tokenizer import Tokenizer
-from titans_dna.heads import POOLINGS, PooledHead, TokenHead
+from titans_dna.heads import POOLS, PooledHead, TokenHead
 from titans_dna.labelled.data import TASKS, Task
 from titans_dna.model import TitansDNA
 
@@ -29,6 +29,8 @@ class Question:
     """Whether there is one answer a sequence or one a base."""
     pool: str = "mean"
     """How the vectors of the bases become that of the sequence."""
+    stretch: int = 1
+    """Bases of each of the stretches of the pool "bins"."""
     both_strands: bool = True
     """sequence: scores are the mean of those of both strands. base: the head sees what the model knows at the base on either
     strand, and so both sides of it."""
@@ -40,13 +42,15 @@ class Question:
         for name, value, wanted in (
             ("task", self.task, TASKS),
             ("unit", self.unit, UNITS),
-            ("pool", self.pool, POOLINGS),
+            ("pool", self.pool, POOLS),
         ):
             if value not in wanted:
                 raise ValueError(f"{name}: got {value!r}, want one of {', '.join(wanted)}")
         few = len(self.classes) != len(set(self.classes)) or (self.task != "regression" and len(self.classes) < 2)
         if few or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes: got {self.classes!r}, want names, at least two and no two alike")
+        if self.stretch < 1:
+            raise ValueError(f"stretch: got {self.stretch}, want at least 1")
         if not self.deviation > 0:
             raise ValueError(f"deviation: got {self.deviation}, want above 0")
 
@@ -92,7 +96,7 @@ class FineTuned(nn.Module):
         if question.unit == "base":
             self.head = TokenHead(width * (1 + question.both_strands), question.outputs, dropout)
         else:
-            self.head = PooledHead(width, question.outputs, question.pool, dropout)
+            self.head = PooledHead(width, question.outputs, question.pool, dropout, question.stretch)
 
     def forward(self, batch: Batch) -> Tensor:
         """What the head says of whole sequences: [b, outputs], or of each base [b, t, outputs]."""

@@ -55,8 +55,9 @@ class TuneOptions:
     tune: Literal["full", "frozen", "lora", "scratch"] = "full"
     """What of --model is trained: all of it, its head alone, low-rank adapters beside its weights (needs titans-dna[lora])
     and the head, or all of it from new weights."""
-    pool: Literal["mean", "max", "last", "attention"] = "mean"
-    """How the vectors of the bases become that of the sequence."""
+    pool: Literal["mean", "max", "last", "attention", "bins"] = "mean"
+    """How the vectors of the bases become that of the sequence: their mean, maximum, last one, a learned weighted mean, or
+    the means of 16 stretches side by side, for sequences that are all cut at the same place (as around a start site)."""
     dropout: float = 0.1
     """Dropout before the head's output layer."""
     lora_rank: int = 8
