@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
@@ -27,6 +28,35 @@ def test_the_same_model_comes_back(tmp_path, tied):
     assert read.config == model.config
     assert not read.training
     assert (read.head.weight is read.embedding.weight) is tied
+
+
+def test_a_directory_from_before_transformers_was_known_loads(tmp_path):
+    """Version 1 without the keys that transformers reads."""
+    model = make().eval()
+    checkpoint.save(model, tmp_path, NucleotideTokenizer())
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["model_type"] == "titans-dna"
+    assert values["architectures"] == ["TitansDNAForCausalLM"]
+    old = {key: values[key] for key in ("format", "version", "config")}
+    assert old["format"] == "titans-dna model"
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert checkpoint.load(tmp_path).config == model.config
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_under_the_names_of_transformers(tmp_path, tied):
+    """As `save_pretrained` writes a classifier, without transformers."""
+    model = make(tied).eval()
+    checkpoint.save(model, tmp_path, NucleotideTokenizer())
+    weights = load_file(tmp_path / "model.safetensors")
+    named = {f"model.{name}": value for name, value in weights.items()}
+    save_file({**named, "classifier.output.weight": torch.ones(2, 32)}, tmp_path / "model.safetensors")
+    read = checkpoint.load(tmp_path)
+    for (name, got), want in zip(read.state_dict().items(), model.state_dict().values(), strict=True):
+        assert torch.equal(got, want), name
+    save_file({**named, "model.extra": torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: extra: got \[1\], want nothing"):
+        checkpoint.load(tmp_path)
 
 
 def test_the_tokenizer_must_fit(tmp_path):

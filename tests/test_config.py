@@ -56,7 +56,7 @@ def test_presets_have_one_source():
     for name in preset_names():
         values = yaml.safe_load((ROOT / "configs" / "model" / f"{name}.yaml").read_text())
         assert values.items() <= TitansConfig.preset(name).to_dict().items()
-    with pytest.raises(ValueError, match="preset: got 'huge', want one of tiny, small"):
+    with pytest.raises(ValueError, match="preset: got 'huge', want one of tiny, mini, small"):
         TitansConfig.preset("huge")
 
 

@@ -1,8 +1,10 @@
-"""A model by its hub id: from the hub's own cache, only the files that are ours, and one line where it is not there."""
+"""A model by its hub id, each way: only the files that are ours, and one line where the hub does not play along."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -75,3 +77,106 @@ def test_what_a_hub_id_is(name):
 @pytest.mark.parametrize("name", ["phage", "/a/b", "a/b/c", "../b", "./b", "~/b", "a/", "a b/c"])
 def test_what_no_hub_id_is(name):
     assert not is_hub_id(name)
+
+
+FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+
+
+class FakeHub:
+    """HfApi, with a folder for a hub."""
+
+    def __init__(self, root):
+        self.root, self.calls, self.refuses = root, [], None
+
+    def __call__(self, token=None):
+        self.calls.append(("token", token))
+        return self
+
+    def create_repo(self, repo_id, *, private, exist_ok):
+        if self.refuses:
+            raise self.refuses
+        self.calls.append(("repo", repo_id, private, exist_ok))
+        return huggingface_hub.RepoUrl(f"https://hub.test/{repo_id}", endpoint="https://hub.test")
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        self.calls.append(("commit", repo_id, commit_message))
+        target = self.root / repo_id
+        target.mkdir(parents=True)
+        for file in Path(folder_path).iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", fake)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(fake.root / name))
+    return fake
+
+
+def test_a_pushed_model_comes_back(tmp_path, hub, monkeypatch):
+    make(tmp_path / "run")
+    model = checkpoint.load(tmp_path / "run")
+    page = checkpoint.push(model, "lab/phage", private=True, token="secret", commit_message="First")
+    assert page == "https://hub.test/lab/phage"
+    assert hub.calls == [("token", "secret"), ("repo", "lab/phage", True, True), ("commit", "lab/phage", "First")]
+    assert sorted(file.name for file in (hub.root / "lab" / "phage").iterdir()) == FILES
+    monkeypatch.chdir(tmp_path)
+    again = checkpoint.load("lab/phage")
+    assert again.embed("ACGTTGCA").tolist() == model.embed("ACGTTGCA").tolist()
+    card = (hub.root / "lab" / "phage" / "README.md").read_text()
+    assert huggingface_hub.ModelCard(card).data.library_name == "titans-dna"
+    assert 'titans_dna.load("lab/phage")' in card
+
+
+def test_of_a_directory_only_the_model_goes_up(tmp_path, hub):
+    make(tmp_path)
+    (tmp_path / "README.md").write_text("My card.\n")
+    (tmp_path / "last.ckpt").write_bytes(b"a pickle")
+    (tmp_path / "logs").mkdir()
+    assert checkpoint.push(str(tmp_path), "lab/phage") == "https://hub.test/lab/phage"
+    assert hub.calls[:2] == [("token", None), ("repo", "lab/phage", False, True)]
+    pushed = hub.root / "lab" / "phage"
+    assert sorted(file.name for file in pushed.iterdir()) == FILES
+    assert all((pushed / name).read_bytes() == (tmp_path / name).read_bytes() for name in FILES)
+
+
+def test_what_is_not_pushed(tmp_path, hub):
+    make(tmp_path)
+    with pytest.raises(ValueError, match="repo_id: got 'phage', want user/name"):
+        checkpoint.push(tmp_path, "phage")
+    with pytest.raises(ValueError, match="source: got a model without a tokenizer"):
+        checkpoint.push(TitansDNA(TitansConfig.preset("tiny", layers=1)), "lab/phage")
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "version": 9}))
+    with pytest.raises(ValueError, match=r"config\.json: got some other JSON"):
+        checkpoint.push(tmp_path, "lab/phage")
+    with pytest.raises(FileNotFoundError, match=r"nope/config\.json: no such file"):
+        checkpoint.push("lab/nope", "lab/phage")  # a directory, never a hub id
+    assert not hub.calls
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionError("no route\nto host"), "no route"),
+        (PermissionError("403 Forbidden: not yours"), "403 Forbidden: not yours"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_a_hub_that_refuses_has_one_line(tmp_path, hub, error, reason):
+    make(tmp_path)
+    hub.refuses = error
+    with pytest.raises(OSError, match="lab/phage") as caught:
+        checkpoint.push(tmp_path, "lab/phage")
+    assert str(caught.value) == f"lab/phage: not uploaded to the Hugging Face hub: {reason}"
+
+
+def test_the_real_library_takes_the_calls(tmp_path, monkeypatch):
+    """Up to its HTTP client, which is offline here."""
+    make(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="lab/phage: not uploaded to the Hugging Face hub: ") as caught:
+        checkpoint.push(tmp_path, "lab/phage", token="secret")
+    assert "offline" in str(caught.value).lower()
+    assert "\n" not in str(caught.value)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans_dna.packing import Packing
+
 
 class SlidingState(NamedTuple):
     """What a later call needs of the tokens before it.
@@ -67,6 +69,22 @@ class SlidingAttention(nn.Module):
         # The copies let go of the whole call's keys and values, of which slices would be views.
         kept = slice(max(0, keys.shape[1] - self.window + 1), None)
         return self.project.out(y), state._replace(keys=keys[:, kept].clone(), values=values[:, kept].clone())
+
+    def packed(self, x: Tensor, prefix: Tensor, packing: Packing) -> Tensor:
+        """x [1, t, width] → y [1, t, width], every sequence as if it were alone, in blocks of `window` tokens.
+
+        prefix: [n or 1, p, width], of each sequence or of all. A block meets itself and the window before it.
+        """
+        blocks = packing.blocks(self.window)
+        q, k, v = (blocks.fold(z) for z in (self.project.queries(x), *self.project.keys_values(x)))
+        prefixes = [z.index_select(0, blocks.sequence) for z in self.project.prefix(prefix, len(packing))]
+        past = [blocks.previous(z)[:, 1:] for z in (k, v)]
+        n = blocks.counts[0]
+        y = self._attend(q[:n], k[:n], v[:n], SlidingState(k[:n, :0], v[:n, :0], *(z[:n] for z in prefixes)))
+        if len(q) > n:
+            keys, values = (torch.cat([z, now[n:]], dim=1) for z, now in zip(past, (k, v), strict=True))
+            y = torch.cat([y, self._attend(q[n:], keys, values, SlidingState(*past, *(z[n:] for z in prefixes)))])
+        return self.project.out(blocks.unfold(y))
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, state: SlidingState) -> Tensor:
         """q [b, t, h, d] over keys [b, seen + t, h, d], in blocks of about `window` queries that all look alike.

@@ -14,6 +14,7 @@ from titans_dna.attention import SegmentAttention, SegmentState, SlidingAttentio
 from titans_dna.config import TitansConfig
 from titans_dna.layers import RMSNorm, SwiGLU
 from titans_dna.memory import MemoryReader, NeuralMemory, NeuralMemoryState
+from titans_dna.packing import Packing
 
 
 def build_block(config: TitansConfig) -> Block:
@@ -36,15 +37,22 @@ class Block(nn.Module):
         self.ffn = SwiGLU(config.width, config.ffn_hidden)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """x [b, t, width], t >= 1."""
-        mixed, state = self.mix(self.norm(x), state)
+    def forward(self, x: Tensor, state: Any = None, packing: Packing | None = None) -> tuple[Tensor, Any]:
+        """x [b, t, width], t >= 1. With a packing, x is [1, t, width] and there is no state, neither in nor out."""
+        if packing is None:
+            mixed, state = self.mix(self.norm(x), state)
+        else:
+            mixed, state = self.mix_packed(self.norm(x), packing), None
         x = x + self.dropout(mixed)
         return x + self.dropout(self.ffn(self.ffn_norm(x))), state
 
     def mix(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Mix the tokens of the normalised x [b, t, width]."""
         raise AssertionError("a block defines mix")
+
+    def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
+        """The same for sequences packed in x [1, t, width], each of them from its start."""
+        raise AssertionError("a block defines mix_packed")
 
     def prefix(self, x: Tensor) -> Tensor:
         """The persistent tokens, normalised as x is, for every row: [b, p, width]."""
@@ -61,6 +69,12 @@ class Block(nn.Module):
         y, after = self.memory(torch.cat([prefix, x], dim=1))
         return y[:, : prefix.shape[1]], y[:, prefix.shape[1] :], after
 
+    def remember_packed(self, x: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        """Memory over [P, sequence] for each sequence of x [1, t, width]: at P [n, p, width], and at x."""
+        prefix = self.prefix(x).expand(len(packing), -1, -1)
+        p = prefix.shape[1]
+        return packing.separate(self.memory.packed(packing.insert(prefix, x), packing.widened(p)), p)
+
 
 class LMMBlock(Block):
     """The memory alone mixes tokens."""
@@ -68,6 +82,9 @@ class LMMBlock(Block):
     def mix(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, NeuralMemoryState]:
         _, y, state = self.remember(x, state)
         return y, state
+
+    def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
+        return self.remember_packed(x, packing)[1]
 
 
 class MACState(NamedTuple):
@@ -78,6 +95,13 @@ class MACState(NamedTuple):
     previous: tuple[Tensor, ...]
     attention: SegmentState | None
     position: int
+
+    def first(self, rows: int) -> MACState:
+        """The state of the first rows of the batch, at the end of a segment."""
+        assert self.memory is not None
+        memory = self.memory.first(rows)
+        reader = None if self.reader is None else self.reader[:rows]
+        return MACState(memory, reader, memory.scan.memory, None, self.position)
 
 
 class MACBlock(Block):
@@ -112,6 +136,9 @@ class MACBlock(Block):
             start = stop
         return torch.cat(outputs, dim=1), MACState(memory, reader, previous, attention, position)
 
+    def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
+        return packing.blocks(self.segment).side_by_side(self.mix, x)  # a segment waits for the one before it anyway
+
 
 class MAGState(NamedTuple):
     """State of the memory and of the sliding window."""
@@ -136,6 +163,10 @@ class MAGBlock(Block):
         _, z, memory = self.remember(x, None if state is None else state.memory)
         return self.gate(y, z), MAGState(memory, attention)
 
+    def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
+        y = self.attention.packed(x, self.prefix(x), packing)
+        return self.gate(y, self.remember_packed(x, packing)[1])
+
 
 class MALBlock(Block):
     """Layer (eqs. 29-31): the memory over [P, x], then sliding-window attention over what it returns."""
@@ -150,6 +181,10 @@ class MALBlock(Block):
         prefix, y = self.attention_norm(prefix), self.attention_norm(y)
         y, attention = self.attention(y, None, prefix) if state is None else self.attention(y, state.attention)
         return y, MAGState(memory, attention)
+
+    def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
+        prefix, y = self.remember_packed(x, packing)
+        return self.attention.packed(self.attention_norm(y), self.attention_norm(prefix), packing)
 
 
 class Gate(nn.Module):

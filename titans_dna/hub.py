@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: the files of one, kept in the hub's own cache."""
+"""Models on the Hugging Face hub: the files of one, kept in the hub's own cache, and a folder's on their way there."""
 
 from __future__ import annotations
 
@@ -27,5 +27,38 @@ def download(name: str, files: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # of the library, of its HTTP client, or of the file system
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise OSError(f"{name}: no such directory, and not to be had from the Hugging Face hub: {reason}") from None
+        raise OSError(
+            f"{name}: no such directory, and not to be had from the Hugging Face hub: {_reason(error)}"
+        ) from None
+
+
+def upload(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Put all files of a folder into a hub model as one commit, and return the address of its page.
+
+    The model is made where it is missing, `private` then. Raises OSError with one line where the hub cannot be reached
+    or refuses.
+    """
+    import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    hub = huggingface_hub.HfApi(token=token)
+    try:
+        page = hub.create_repo(repo_id, private=private, exist_ok=True)
+        hub.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message=commit_message or "Upload a titans-dna model"
+        )
+    except Exception as error:  # of the library, of its HTTP client, or of the file system
+        raise OSError(f"{repo_id}: not uploaded to the Hugging Face hub: {_reason(error)}") from None
+    return str(page)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

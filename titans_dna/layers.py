@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans_dna.packing import Packing
+
 EPS = 1e-6
 
 
@@ -73,6 +75,19 @@ class CausalConv(nn.Module):
         padded = torch.cat([state.to(x.dtype), x], dim=1)
         # The copy lets go of the whole input, of which a slice would be a view.
         return _ShiftedSum.apply(padded, self.weight.to(x.dtype)), padded[:, x.shape[1] :].clone()
+
+    def packed(self, x: Tensor, packing: Packing) -> Tensor:
+        """[1, t, channels] to [1, t, channels], each sequence as it is alone: no tap reaches over its first token.
+
+        All are convolved as one; then the first taps - 1 of each, which alone look back over it, are done again.
+        """
+        y, _ = self(x)
+        reach = len(self.weight) - 1
+        if reach == 0:
+            return y
+        heads = packing.heads(reach)
+        again, _ = self(x[0, heads.sources])
+        return y.index_copy_(1, heads.tokens, again.flatten(0, 1).index_select(0, heads.slots)[None])
 
 
 class _ShiftedSum(torch.autograd.Function):

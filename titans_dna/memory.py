@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.layers import CausalConv, HeadNorm
+from titans_dna.packing import Packing
 from titans_kernels import MemoryState, memory_scan
 
 FORGET_BIAS = (-7.0, -10.0)
@@ -27,6 +28,11 @@ class NeuralMemoryState(NamedTuple):
     convolution: Tensor | None
     gates: Tensor | None
     """[b, 1, heads * gates] before the sigmoids; only where gates are per chunk."""
+
+    def first(self, rows: int) -> NeuralMemoryState:
+        """The state of the first rows of the batch."""
+        convolution, gates = (None if x is None else x[:rows] for x in (self.convolution, self.gates))
+        return NeuralMemoryState(self.scan.rows(slice(rows)), convolution, gates)
 
 
 class NeuralMemory(nn.Module):
@@ -78,12 +84,38 @@ class NeuralMemory(nn.Module):
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """x [b, t, width] → y [b, t, width], where y_t has seen the writes of tokens up to t, and the state after them."""
-        config = self.config
         qkv, convolution = self.qkv(x), None
         if self.convolution is not None:
             qkv, convolution = self.convolution(qkv, None if state is None else state.convolution)
-        q, k, v = F.silu(qkv).unflatten(-1, (3, config.heads, -1)).unbind(2)
         gates, last = self._raw_gates(x, state)
+        y, scan = self._scan(x, qkv, gates, None if state is None else state.scan, None)
+        return y, NeuralMemoryState(scan, convolution, last)
+
+    def packed(self, x: Tensor, packing: Packing) -> Tensor:
+        """x [1, t, width] → y [1, t, width], every sequence as if it were alone.
+
+        The kernels of a GPU take any lengths at once. The PyTorch path takes rows of one length: there the sequences go
+        side by side through blocks of whole chunks, so long that about an eighth is filling.
+        """
+        if x.is_cuda:
+            return self._packed_scan(x, packing)
+        chunk = self.config.chunk
+        chunks = max(1, x.shape[1] // (4 * chunk * len(packing)))
+        return packing.blocks(chunks * chunk).side_by_side(self, x)
+
+    def _packed_scan(self, x: Tensor, packing: Packing) -> Tensor:
+        qkv = self.qkv(x)
+        if self.convolution is not None:
+            qkv = self.convolution.packed(qkv, packing)
+        gates = self.gates(x if self.config.gates == "token" else x.index_select(1, packing.every(self.config.chunk)))
+        return self._scan(x, qkv, gates, None, packing.cu_seqlens)[0]
+
+    def _scan(
+        self, x: Tensor, qkv: Tensor, gates: Tensor, state: MemoryState | None, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, MemoryState]:
+        """Around the one call of `memory_scan`; gates as `_gates` takes them."""
+        config = self.config
+        q, k, v = F.silu(qkv).unflatten(-1, (3, config.heads, -1)).unbind(2)
         alpha, eta, theta = self._gates(gates)
         y, scan = memory_scan(
             unit(q),
@@ -93,13 +125,14 @@ class NeuralMemory(nn.Module):
             eta=eta,
             theta=theta,
             memory=tuple(self.initial_memory),
-            state=None if state is None else state.scan,
+            state=state,
             chunk=config.chunk,
             read=config.read,
+            cu_seqlens=cu_seqlens,
             max_norm=config.max_norm * math.sqrt(config.head_width) if config.max_norm else None,
         )
         y = self.norm(y).flatten(-2) * F.silu(self.output_gate(x))
-        return self.output(y), NeuralMemoryState(scan, convolution, last)
+        return self.output(y), scan
 
     def initial_weights(self, rows: int) -> tuple[Tensor, ...]:
         """M_0 for a batch: one tensor [rows, heads, d_in, d_out] per layer of the memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from titans_dna.blocks import build_block
 from titans_dna.config import TitansConfig
 from titans_dna.layers import RMSNorm
 from titans_dna.memory import NeuralMemory
+from titans_dna.packing import pack
 
 
 class Output(NamedTuple):
@@ -25,7 +27,7 @@ class Output(NamedTuple):
     logits: Tensor
     """[b, t, vocab_size]; position t predicts token t + 1."""
     state: tuple[Any, ...]
-    """One entry a block; passed back, the sequence goes on exactly."""
+    """One entry a block; passed back, the sequence goes on exactly. Empty after a packed call."""
 
 
 class TitansDNA(nn.Module):
@@ -48,22 +50,30 @@ class TitansDNA(nn.Module):
             self.head.weight = self.embedding.weight
             self.logit_scale = 1 / config.width
 
-    def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None) -> Output:
+    def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None, cu_seqlens: Tensor | None = None) -> Output:
         """ids: whole numbers [b, t], t >= 1, below vocab_size. state: what the call before returned; None is a fresh start.
 
         The tokens of a sequence may come in one call or in pieces of any length: the outputs are the same.
-        Raises ValueError on another shape or kind, or a state of another model.
+        cu_seqlens: whole numbers [n + 1] with ids [1, t]: n sequences packed end to end, sequence i being tokens
+            cu_seqlens[i] to cu_seqlens[i + 1]; 0 first, never falling (a sequence may be empty), t last. Each gives what
+            it gives alone, as a row [1, t_i] from a fresh start. No state goes in, and none comes out: it is ().
+        Raises ValueError on another shape or kind, a state of another model, or a state beside cu_seqlens.
         """
-        hidden, after = self.features(ids, state)
+        hidden, after = self.features(ids, state, cu_seqlens=cu_seqlens)
         return Output(hidden, self.head(hidden) * self.logit_scale, after)
 
     def features(
-        self, ids: Tensor, state: tuple[Any, ...] | None = None, layer: int = -1
+        self,
+        ids: Tensor,
+        state: tuple[Any, ...] | None = None,
+        layer: int = -1,
+        cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """The forward pass without the head: [b, t, width] and the state, which has one entry for each block that ran.
 
         layer: -1, the output of the last block after the last norm (`Output.hidden`), or the number of the block, from
             0, whose output is wanted as it is; the blocks after it are left out.
+        cu_seqlens: packed sequences, as `forward` has them.
         Raises what `forward` raises, and ValueError for a block that the model lacks.
         """
         if ids.ndim != 2 or ids.shape[1] < 1 or ids.is_floating_point():
@@ -71,6 +81,9 @@ class TitansDNA(nn.Module):
         if not -1 <= layer < len(self.blocks):
             raise ValueError(f"layer: got {layer}, want -1 (after the last norm) or 0 to {len(self.blocks) - 1}")
         blocks = self.blocks if layer == -1 else self.blocks[: layer + 1]
+        if state is not None and cu_seqlens is not None:
+            raise ValueError("state: got one beside cu_seqlens, want None: every packed sequence starts afresh")
+        packing = None if cu_seqlens is None else pack(cu_seqlens, ids)
         if state is None:
             state = (None,) * len(blocks)
         if len(state) != len(blocks):
@@ -79,11 +92,11 @@ class TitansDNA(nn.Module):
         after = []
         for block, before in zip(blocks, state, strict=True):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x, new = checkpoint(block, x, before, use_reentrant=False)
+                x, new = checkpoint(block, x, before, packing, use_reentrant=False)
             else:
-                x, new = block(x, before)
+                x, new = block(x, before, packing)
             after.append(new)
-        return self.norm(x) if layer == -1 else x, tuple(after)
+        return self.norm(x) if layer == -1 else x, tuple(after) if packing is None else ()
 
     def embed(
         self,
@@ -110,6 +123,21 @@ class TitansDNA(nn.Module):
             workers=workers,
         )
 
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> TitansDNA:
+        """The model of a directory or a Hugging Face hub id; see `checkpoint.load`."""
+        from titans_dna.checkpoint import load
+
+        return load(source)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str | None = None
+    ) -> str:
+        """Upload weights, configuration, tokeniser and card, and return the address; see `checkpoint.push`."""
+        from titans_dna.checkpoint import push
+
+        return push(self, repo_id, private=private, token=token, commit_message=commit_message)
+
     def parameter_count(self) -> int:
         """Number of learned values, a tied embedding counted once."""
         return sum(p.numel() for p in self.parameters())
@@ -131,7 +159,7 @@ def map_state(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
     return _map_tensors(lambda x: fn(x) if x.is_floating_point() else x, state)
 
 
-def take_rows(state: Any, rows: slice) -> Any:
+def take_rows(state: Any, rows: slice | Tensor) -> Any:
     """The state of some rows of the batch."""
     return _map_tensors(lambda x: x[rows], state)
 

@@ -1,0 +1,131 @@
+"""The flags of each verb."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import version
+from typing import Any
+
+import jsonargparse
+
+from titans_dna.config import TitansConfig
+from titans_dna.embedding.options import FileOptions, SpeedOptions, VectorOptions
+from titans_dna.finetuning.options import FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
+from titans_dna.finetuning.use_options import RowOptions, ScoringOptions, SequenceFileOptions, SuiteOptions
+from titans_dna.flags import add_options
+from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
+
+PRETRAIN_PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
+EMBED_PARTS = (FileOptions, VectorOptions, SpeedOptions)
+FINETUNE_PARTS = (LabelOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
+EVALUATE_PARTS = (RowOptions, ScoringOptions)
+PREDICT_PARTS = (SequenceFileOptions, ScoringOptions)
+BENCHMARK_PARTS = (SuiteOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
+VOCABULARY = "vocab_size"  # the tokeniser's
+
+
+def make_parser(verb: str = "", defaults: dict[str, Any] | None = None) -> jsonargparse.ArgumentParser:
+    """The parser of `titans-dna`; defaults: those of one verb, in place of its own."""
+    given = {verb: defaults or {}}
+    parser = jsonargparse.ArgumentParser(
+        prog="titans-dna",
+        description="Titans models on DNA: neural memory that learns while it reads.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"titans-dna {version('titans-dna')}")
+    verbs = parser.add_subcommands(required=True)
+    for name, make, text in (
+        ("pretrain", _pretrain_parser, "train a model on genome files"),
+        ("embed", _embed_parser, "turn sequences into vectors"),
+        ("finetune", _finetune_parser, "train a model on labelled sequences"),
+        ("evaluate", _evaluate_parser, "score a fine-tuned model on labelled sequences"),
+        ("predict", _predict_parser, "classes and probabilities of sequences"),
+        ("benchmark", _benchmark_parser, "fine-tune on every data set of a suite"),
+    ):
+        made = make()
+        made.set_defaults(given.get(name, {}))
+        verbs.add_subcommand(name, made, help=text)
+    return parser
+
+
+def option_names(parts: tuple[type, ...]) -> set[str]:
+    """Names of the flags of some dataclasses."""
+    return {field.name for kind in parts for field in dataclasses.fields(kind)}
+
+
+def _pretrain_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "Train a Titans language model on genome files. Example: "
+        "titans-dna pretrain --fasta genome.fa --variant mac --out runs/first"
+    )
+    _add_config(parser)
+    _add_parts(parser, PRETRAIN_PARTS)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out; its own options are defaults")
+    add_options(parser, TitansConfig, "Model fields, each in place of the preset's", prefix="model.", skip=VOCABULARY)
+    return parser
+
+
+def _embed_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "Turn sequences into vectors with a trained model. Example: "
+        "titans-dna embed --model runs/first --fasta genome.fa --bed genes.bed --out genes.npy"
+    )
+    _add_parts(parser, EMBED_PARTS)
+    return parser
+
+
+def _finetune_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "Fine-tune a model on labelled sequences, or train one from scratch, and compare it with baselines. "
+        "Example: titans-dna finetune --model runs/first --data train.csv --test test.csv --out runs/promoters"
+    )
+    _add_config(parser)
+    _add_parts(parser, FINETUNE_PARTS)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out; its own options are defaults")
+    return parser
+
+
+def _evaluate_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "Score a fine-tuned model on labelled sequences, by its own label map. Example: "
+        "titans-dna evaluate --model runs/promoters --data other.csv --out runs/promoters-other"
+    )
+    _add_parts(parser, EVALUATE_PARTS)
+    return parser
+
+
+def _predict_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "Classes and probabilities, or values, of sequences from a fine-tuned model. Example: "
+        "titans-dna predict --model runs/promoters --fasta genome.fa --bed windows.bed --out promoters.csv"
+    )
+    _add_parts(parser, PREDICT_PARTS)
+    return parser
+
+
+def _benchmark_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "Run the same fine-tuning on every data set of a suite, and put the results beside the published ones. Example: "
+        "titans-dna benchmark --suite GUE --root GUE --model runs/first --seeds 5 --out runs/gue"
+    )
+    _add_config(parser)
+    _add_parts(parser, BENCHMARK_PARTS)
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the benchmark in --out; its own options are defaults"
+    )
+    parser.set_defaults({"out": "runs/benchmark"})
+    return parser
+
+
+def _described(text: str) -> jsonargparse.ArgumentParser:
+    return jsonargparse.ArgumentParser(description=text, exit_on_error=False, allow_abbrev=False)
+
+
+def _add_config(parser: jsonargparse.ArgumentParser) -> None:
+    parser.add_argument("--config", action="config", help="YAML file of options, named as the flags; later ones win")
+
+
+def _add_parts(parser: jsonargparse.ArgumentParser, parts: tuple[type, ...]) -> None:
+    for kind in parts:
+        add_options(parser, kind, str(kind.__doc__))
