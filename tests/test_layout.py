@@ -24,7 +24,7 @@ ORDER = [
     ["labelled"],
     ["finetuning"],
     ["huggingface"],
-    ["flags", "cli"],
+    ["flags", "parsers", "cli"],
 ]
 # The doors back: methods that import what they call when they are called.
 LAZY = {("model", "titans_dna.embedding.embed"), ("model", "titans_dna.checkpoint")}

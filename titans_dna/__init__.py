@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from titans_dna.checkpoint import load
     from titans_dna.config import TitansConfig
+    from titans_dna.finetuning.saved import load_finetuned
     from titans_dna.model import TitansDNA
 
 __version__ = version("titans-dna")
-__all__ = ["TitansConfig", "TitansDNA", "load"]
+__all__ = ["TitansConfig", "TitansDNA", "load", "load_finetuned"]
 
-_HOMES = {"TitansConfig": "titans_dna.config", "TitansDNA": "titans_dna.model", "load": "titans_dna.checkpoint"}
+_HOMES = {
+    "TitansConfig": "titans_dna.config",
+    "TitansDNA": "titans_dna.model",
+    "load": "titans_dna.checkpoint",
+    "load_finetuned": "titans_dna.finetuning.saved",
+}
 
 
 def __getattr__(name: str) -> Any:

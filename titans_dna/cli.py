@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,22 @@ import jsonargparse
 import yaml
 
 from titans_dna.config import TitansConfig
-from titans_dna.embedding.options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions
-from titans_dna.finetuning.options import (
-    FinetuneOptions,
-    FinetuneRunOptions,
-    LabelOptions,
-    TrainOptions,
-    TuneOptions,
+from titans_dna.embedding.options import EmbedOptions
+from titans_dna.finetuning.options import FinetuneOptions
+from titans_dna.finetuning.use_options import BenchmarkOptions, EvaluateOptions, PredictOptions
+from titans_dna.flags import check_lists, check_once, one_line, part
+from titans_dna.parsers import (
+    BENCHMARK_PARTS,
+    EMBED_PARTS,
+    EVALUATE_PARTS,
+    FINETUNE_PARTS,
+    PREDICT_PARTS,
+    PRETRAIN_PARTS,
+    VOCABULARY,
+    make_parser,
+    option_names,
 )
-from titans_dna.flags import add_options, check_lists, check_once, one_line, part
-from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, PretrainOptions, RunOptions
-
-PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
-EMBED_PARTS = (FileOptions, VectorOptions, SpeedOptions)
-FINETUNE_PARTS = (LabelOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
-VOCABULARY = "vocab_size"  # the tokeniser's
+from titans_dna.training.options import PretrainOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,10 +90,7 @@ def embed(options: EmbedOptions) -> int:
 
 def finetune(options: FinetuneOptions, resume: bool) -> int:
     """Fine-tune a model on labelled sequences; returns the exit status."""
-    try:
-        from titans_dna.finetuning import run as finetuning
-    except ImportError as error:
-        raise ValueError(f"finetune: {error.name} is not installed: pip install 'titans-dna[finetune]'") from None
+    from titans_dna.finetuning import run as finetuning
 
     result = finetuning.finetune(options, resume=resume)
     if result.signal is not None:
@@ -101,33 +98,105 @@ def finetune(options: FinetuneOptions, resume: bool) -> int:
         print(f"interrupted and saved; continue with: {again}", file=sys.stderr)
         return 128 + result.signal
     print(f"\n{result.table}\nrun: {result.directory} (results.md, predictions.csv)")
-    if result.diverged:
-        seeds = ", ".join(map(str, result.diverged))
-        print(
-            f"titans-dna: seed {seeds}: loss or gradient was not finite for many steps in a row; try a lower --lr or a "
-            "longer --warmup",
-            file=sys.stderr,
-        )
-        return 1
+    return _diverged([f"seed {seed}" for seed in result.diverged])
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Score a fine-tuned model on labelled sequences; returns the exit status."""
+    from titans_dna.finetuning.evaluate import evaluate_files
+
+    result = evaluate_files(options)
+    print(f"{result.table}\nresults: {result.directory} (results.md, predictions.csv; {result.rows:,} rows)")
     return 0
+
+
+def predict(options: PredictOptions) -> int:
+    """Write what a fine-tuned model says of sequences; returns the exit status."""
+    from titans_dna.finetuning.predict import predict_files
+
+    result = predict_files(options)
+    print(f"predictions: {result.path} ({result.rows:,})")
+    return 0
+
+
+def benchmark(options: BenchmarkOptions, resume: bool) -> int:
+    """Fine-tune on every data set of a suite; returns the exit status."""
+    from titans_dna.finetuning import benchmark as benchmarking
+
+    again = f"continue with: titans-dna benchmark --resume --out {options.run.out}"
+    status, result = _until_stopped(lambda: benchmarking.benchmark(options, resume=resume), again)
+    if result is None:
+        return status
+    if result.signal is not None:
+        print(f"interrupted and saved; {again}", file=sys.stderr)
+        return 128 + result.signal
+    print(f"\n{result.table}\nbenchmark: {result.directory} (benchmark.md, benchmark.csv)")
+    return _diverged(result.diverged)
+
+
+def _diverged(names: Sequence[str]) -> int:
+    if not names:
+        return 0
+    print(
+        f"titans-dna: {', '.join(names)}: loss or gradient was not finite for many steps in a row; try a lower --lr or a "
+        "longer --warmup",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _until_stopped(work: Callable[[], Any], advice: str) -> tuple[int, Any]:
+    """0 and what `work` returns; or 130 or 143 and None where Ctrl-C or SIGTERM ended it."""
+    from titans_dna.finetuning.scoring import Terminated, terminable
+
+    try:
+        with terminable():
+            return 0, work()
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; {advice}", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130, None
 
 
 def _run(arguments: list[str]) -> int:
     # Twice: the preset (or the run to resume) gives the defaults that the other flags and files then change.
     check_lists(arguments, nested=("model",) if "pretrain" in arguments[:1] else ())
-    chosen = _parser().parse_args([one for one in arguments if not one.startswith("--print_config")])
-    if chosen.subcommand == "finetune":
-        first = chosen.finetune
-        defaults = _finetune_defaults(first) if first.resume else {}
-        values = _parser("finetune", defaults).parse_args(arguments).finetune
-        return finetune(FinetuneOptions(*(part(kind, values) for kind in FINETUNE_PARTS)), values.resume)
-    if chosen.subcommand == "embed":
+    chosen = make_parser().parse_args([one for one in arguments if not one.startswith("--print_config")])
+    verb = chosen.subcommand
+    first = chosen[verb]
+    if verb not in ("pretrain", "finetune"):
         check_once(arguments)
-        return embed(EmbedOptions(*(part(kind, chosen.embed) for kind in EMBED_PARTS)))
-    first = chosen.pretrain
-    defaults = _run_defaults(first) if first.resume else _preset_defaults(first.preset)
-    values = _parser("pretrain", defaults).parse_args(arguments).pretrain
-    return pretrain(_options(values), values.resume)
+    if verb == "embed":
+        return embed(EmbedOptions(*(part(kind, first) for kind in EMBED_PARTS)))
+    if verb == "pretrain":
+        defaults = _run_defaults(first) if first.resume else _preset_defaults(first.preset)
+        values = make_parser(verb, defaults).parse_args(arguments).pretrain
+        return pretrain(_options(values), values.resume)
+    _want_extra(verb)
+    if verb == "evaluate":
+        options = EvaluateOptions(*(part(kind, first) for kind in EVALUATE_PARTS))
+        return _whole(lambda: evaluate(options))
+    if verb == "predict":
+        options = PredictOptions(*(part(kind, first) for kind in PREDICT_PARTS))
+        return _whole(lambda: predict(options))
+    parts = FINETUNE_PARTS if verb == "finetune" else BENCHMARK_PARTS
+    defaults = _saved_defaults(verb, first.out, parts) if first.resume else {}
+    values = make_parser(verb, defaults).parse_args(arguments)[verb]
+    given = [part(kind, values) for kind in parts]
+    if verb == "finetune":
+        return finetune(FinetuneOptions(*given), values.resume)
+    return benchmark(BenchmarkOptions(*given), values.resume)
+
+
+def _whole(verb: Callable[[], int]) -> int:
+    status, done = _until_stopped(verb, "nothing was written; the same command starts again")
+    return status if done is None else done
+
+
+def _want_extra(verb: str) -> None:
+    # predict needs neither of the two, so that a fine-tuned model can be used with the package alone.
+    missing = [] if verb == "predict" else [name for name in ("sklearn", "scipy") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{verb}: {missing[0]} is not installed: pip install 'titans-dna[finetune]'")
 
 
 def _preset_defaults(name: str) -> dict[str, Any]:
@@ -141,89 +210,28 @@ def _run_defaults(values: jsonargparse.Namespace) -> dict[str, Any]:
 
     saved = read_run(Path(values.out))
     model = saved.pop("model", None)
-    options = {field.name for kind in PARTS for field in dataclasses.fields(kind)}
-    fields = {field.name for field in dataclasses.fields(TitansConfig)} - {VOCABULARY}
-    if not isinstance(model, dict) or not saved.keys() <= options or not model.keys() <= fields:
+    fields = option_names((TitansConfig,)) - {VOCABULARY}
+    if not isinstance(model, dict) or not saved.keys() <= option_names(PRETRAIN_PARTS) or not model.keys() <= fields:
         raise ValueError(f"--resume: {values.out}: run.yaml is not as titans-dna pretrain wrote it")
     return {**saved, **{f"model.{field}": value for field, value in model.items()}, "out": values.out}
 
 
-def _finetune_defaults(values: jsonargparse.Namespace) -> dict[str, Any]:
+def _saved_defaults(verb: str, out: str, parts: tuple[type, ...]) -> dict[str, Any]:
+    """Options of the fine-tuning run or the benchmark in a directory."""
+    from titans_dna.finetuning.benchmark import read_benchmark
     from titans_dna.finetuning.directory import read_run
 
-    saved = read_run(Path(values.out))
-    if not saved.keys() <= {field.name for kind in FINETUNE_PARTS for field in dataclasses.fields(kind)}:
-        raise ValueError(f"--resume: {values.out}: run.yaml is not as titans-dna finetune wrote it")
-    return {**saved, "out": values.out}
-
-
-def _parser(verb: str = "", defaults: dict[str, Any] | None = None) -> jsonargparse.ArgumentParser:
-    """defaults: those of one verb."""
-    given = {verb: defaults or {}}
-    parser = jsonargparse.ArgumentParser(
-        prog="titans-dna",
-        description="Titans models on DNA: neural memory that learns while it reads.",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"titans-dna {version('titans-dna')}")
-    verbs = parser.add_subcommands(required=True)
-    verbs.add_subcommand("pretrain", _pretrain_parser(given.get("pretrain", {})), help="train a model on genome files")
-    verbs.add_subcommand("embed", _embed_parser(), help="turn sequences into vectors")
-    verbs.add_subcommand(
-        "finetune", _finetune_parser(given.get("finetune", {})), help="train a model on labelled sequences"
-    )
-    return parser
-
-
-def _pretrain_parser(defaults: dict[str, Any]) -> jsonargparse.ArgumentParser:
-    parser = jsonargparse.ArgumentParser(
-        description="Train a Titans language model on genome files. Example: "
-        "titans-dna pretrain --fasta genome.fa --variant mac --out runs/first",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file of options, named as the flags; later ones win")
-    for kind in PARTS:
-        add_options(parser, kind, str(kind.__doc__))
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out; its own options are defaults")
-    add_options(parser, TitansConfig, "Model fields, each in place of the preset's", prefix="model.", skip=VOCABULARY)
-    parser.set_defaults(defaults)
-    return parser
-
-
-def _finetune_parser(defaults: dict[str, Any]) -> jsonargparse.ArgumentParser:
-    parser = jsonargparse.ArgumentParser(
-        description="Fine-tune a model on labelled sequences, or train one from scratch, and compare it with baselines. "
-        "Example: titans-dna finetune --model runs/first --data train.csv --test test.csv --out runs/promoters",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file of options, named as the flags; later ones win")
-    for kind in FINETUNE_PARTS:
-        add_options(parser, kind, str(kind.__doc__))
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out; its own options are defaults")
-    parser.set_defaults(defaults)
-    return parser
-
-
-def _embed_parser() -> jsonargparse.ArgumentParser:
-    parser = jsonargparse.ArgumentParser(
-        description="Turn sequences into vectors with a trained model. Example: "
-        "titans-dna embed --model runs/first --fasta genome.fa --bed genes.bed --out genes.npy",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    for kind in EMBED_PARTS:
-        add_options(parser, kind, str(kind.__doc__))
-    return parser
+    saved = (read_run if verb == "finetune" else read_benchmark)(Path(out))
+    if not saved.keys() <= option_names(parts):
+        raise ValueError(f"--resume: {out}: holds options that titans-dna {verb} does not have")
+    return {**saved, "out": out}
 
 
 def _options(values: jsonargparse.Namespace) -> PretrainOptions:
     model = dict(vars(values.model))
     if values.variant != "preset":
         model["variant"] = values.variant
-    data, chosen, optimiser, run = (part(kind, values) for kind in PARTS)
+    data, chosen, optimiser, run = (part(kind, values) for kind in PRETRAIN_PARTS)
     try:
         config = TitansConfig.from_dict(model)
     except ValueError as error:

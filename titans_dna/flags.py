@@ -12,7 +12,7 @@ import jsonargparse
 import yaml
 from docstring_parser import parse_from_object
 
-LISTS = ("fasta", "valid_contigs", "data", "valid", "test", "label_column", "baselines")
+LISTS = ("fasta", "valid_contigs", "data", "valid", "test", "label_column", "baselines", "features", "test_contigs")
 SWITCHES = ("overwrite", "rc")
 
 

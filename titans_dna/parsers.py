@@ -10,14 +10,14 @@ import jsonargparse
 
 from titans_dna.config import TitansConfig
 from titans_dna.embedding.options import FileOptions, SpeedOptions, VectorOptions
-from titans_dna.finetuning.options import FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
+from titans_dna.finetuning.options import BaseOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
 from titans_dna.finetuning.use_options import RowOptions, ScoringOptions, SequenceFileOptions, SuiteOptions
 from titans_dna.flags import add_options
 from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
 
 PRETRAIN_PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
 EMBED_PARTS = (FileOptions, VectorOptions, SpeedOptions)
-FINETUNE_PARTS = (LabelOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
+FINETUNE_PARTS = (LabelOptions, TuneOptions, TrainOptions, FinetuneRunOptions, BaseOptions)
 EVALUATE_PARTS = (RowOptions, ScoringOptions)
 PREDICT_PARTS = (SequenceFileOptions, ScoringOptions)
 BENCHMARK_PARTS = (SuiteOptions, TuneOptions, TrainOptions, FinetuneRunOptions)

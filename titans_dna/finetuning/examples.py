@@ -21,6 +21,8 @@ from titans_dna.labelled.metrics import Estimate, evaluate
 SHUFFLED_TOGETHER = 32
 """Batches whose rows are sorted by length among themselves: enough for little padding, few enough for mixed batches."""
 
+_LETTERS = np.frombuffer(b"ACGT", dtype=np.uint8)
+
 
 class Examples(Protocol):
     """What training and scoring need of labelled data."""
@@ -58,9 +60,10 @@ class SequenceExamples:
         batch_size: int,
         batch_bases: int,
         augment: bool,
+        mutate: float,
         seed: int,
     ) -> None:
-        self.data, self.question, self.tokenizer = data, question, tokenizer
+        self.data, self.question, self.tokenizer, self.mutate = data, question, tokenizer, mutate
         self.batch_size, self.batch_bases, self.augment, self.seed = batch_size, batch_bases, augment, seed
         self.epoch_steps = math.ceil(len(data.train) / batch_size)
         self._lengths = data.train.lengths()
@@ -72,11 +75,17 @@ class SequenceExamples:
         if self._epoch[0] != epoch:
             self._epoch = (epoch, shuffled_batches(self._lengths, self.batch_size, [self.seed, epoch]))
         chosen = self._epoch[1][place]
-        turn = np.zeros(len(chosen), dtype=bool)
-        if self.augment:
-            turn = np.random.default_rng([self.seed, epoch, place]).random(len(chosen)) < 0.5
-        lengths = self._lengths[chosen]
-        return [self._batch(chosen[part], turn[part]) for part in within(lengths, self.batch_bases)]
+        rng = np.random.default_rng([self.seed, epoch, place])
+        turn = rng.random(len(chosen)) < (0.5 if self.augment else 0.0)
+        sequences = [self.data.train.sequences[i] for i in chosen]
+        sequences = [reverse_complement(one) if other else one for one, other in zip(sequences, turn, strict=True)]
+        if self.mutate:
+            sequences = [mutated(one, self.mutate, rng) for one in sequences]
+        labels = torch.from_numpy(self.data.train.labels[chosen].copy())
+        return [
+            Batch(*padded([sequences[i] for i in part], self.tokenizer), labels[torch.from_numpy(part)])
+            for part in within(self._lengths[chosen], self.batch_bases)
+        ]
 
     def scores(self, model: FineTuned, split: str) -> np.ndarray:
         """See `Examples`."""
@@ -92,12 +101,6 @@ class SequenceExamples:
 
     def _rows(self, split: str) -> Rows:
         return dict(self.data.splits())[split]
-
-    def _batch(self, numbers: np.ndarray, turn: np.ndarray) -> Batch:
-        letters = [self.data.train.sequences[i] for i in numbers]
-        letters = [reverse_complement(one) if other else one for one, other in zip(letters, turn, strict=True)]
-        ids, widths = padded(letters, self.tokenizer)
-        return Batch(ids, widths, torch.from_numpy(self.data.train.labels[numbers].copy()))
 
 
 def shuffled_batches(lengths: np.ndarray, batch_size: int, seed: Sequence[int]) -> list[np.ndarray]:
@@ -120,6 +123,13 @@ def within(lengths: np.ndarray, bases: int) -> Iterator[np.ndarray]:
         rows = max(1, bases // max(1, int(lengths[order[start]])))
         yield order[start : start + rows]
         start += rows
+
+
+def mutated(letters: bytes, share: float, rng: np.random.Generator) -> bytes:
+    """The sequence with each base replaced, with this probability, by one of A, C, G, T, the same one included."""
+    found = np.frombuffer(letters, dtype=np.uint8)
+    random = _LETTERS[rng.integers(4, size=len(found))]
+    return np.where(rng.random(len(found)) < share, random, found).tobytes()
 
 
 def padded(sequences: Sequence[bytes], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from lightning import pytorch as pl
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from titans_dna.finetuning.adapters import choose_trained, merge_adapters
@@ -76,8 +77,10 @@ def build(options: FinetuneOptions, examples: Examples, backbone: TitansDNA, see
     own.activation_checkpointing = options.run.activation_checkpointing
     tokenizer = backbone.tokenizer
     model = FineTuned(own, examples.question, tokenizer, options.tune.dropout)  # pyright: ignore[reportArgumentType]
+    for block in own.blocks:
+        block.dropout = nn.Dropout(options.tune.dropout)
     choose_trained(model, "scratch" if scratch else options.tune.tune, options.tune.lora_rank)
-    return model
+    return model.train()
 
 
 class _Steps(Dataset[list[Batch]]):

@@ -33,6 +33,8 @@ class Job(Protocol):
     question: Question
     split: str
     """The split that the table is about: test, or valid where there is no test split."""
+    baselines: tuple[str, ...]
+    """Those that apply."""
     seeded: tuple[str, ...]
     """Baselines that depend on the seed."""
 
@@ -46,6 +48,10 @@ class Job(Protocol):
 
     def report(self) -> str:
         """Markdown: what to know before any figure is believed."""
+        ...
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """ValueError for a model's tokeniser that cannot answer."""
         ...
 
     def examples(self, tokenizer: Tokenizer, seed: int) -> Examples:
@@ -68,6 +74,7 @@ class Job(Protocol):
 class SequenceJob:
     """An answer for each sequence."""
 
+    baselines: tuple[str, ...] = ("majority", "length", "kmers", "cnn")
     seeded: tuple[str, ...] = ("cnn",)
 
     def __init__(self, options: FinetuneOptions) -> None:
@@ -102,6 +109,9 @@ class SequenceJob:
         """See `Job`."""
         return report(self.data).markdown()
 
+    def check(self, tokenizer: Tokenizer) -> None:
+        """See `Job`: any will do."""
+
     def examples(self, tokenizer: Tokenizer, seed: int) -> SequenceExamples:
         """See `Job`."""
         train = self.options.train
@@ -109,9 +119,10 @@ class SequenceJob:
             self.data,
             self.question,
             tokenizer,
-            batch_size=train.batch_size,
+            batch_size=self.options.batch_size,
             batch_bases=train.batch_bases,
             augment=self.options.tune.rc_augment,
+            mutate=self.options.tune.mutate,
             seed=seed,
         )
 
@@ -188,4 +199,6 @@ def _question(data: LabelledData, options: FinetuneOptions) -> Question:
         mean, deviation = float(data.train.labels.mean()), float(data.train.labels.std()) or 1.0
     tune = options.tune
     stretch = -(-int(data.train.lengths().max()) // BinPooling.BINS)
-    return Question(data.task, data.classes, "sequence", tune.pool, stretch, tune.rc_average, mean, deviation)
+    return Question(
+        data.task, data.classes, "sequence", tune.pool, stretch, tune.rc_average, mean=mean, deviation=deviation
+    )

@@ -34,6 +34,8 @@ class Question:
     both_strands: bool = True
     """sequence: scores are the mean of those of both strands. base: the head sees what the model knows at the base on either
     strand, and so both sides of it."""
+    window: int = 1
+    """base: bases of a window in training, and wherever the model is used."""
     mean: float = 0.0
     deviation: float = 1.0
     """Of the labels of a regression, which is learned in units of the deviation."""
@@ -49,8 +51,9 @@ class Question:
         few = len(self.classes) != len(set(self.classes)) or (self.task != "regression" and len(self.classes) < 2)
         if few or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes: got {self.classes!r}, want names, at least two and no two alike")
-        if self.stretch < 1:
-            raise ValueError(f"stretch: got {self.stretch}, want at least 1")
+        for name in ("stretch", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
         if not self.deviation > 0:
             raise ValueError(f"deviation: got {self.deviation}, want above 0")
 

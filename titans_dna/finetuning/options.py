@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from titans_dna.config import preset_names
 
-BASELINES = ("majority", "length", "kmers", "cnn")
+BASELINES = ("majority", "length", "kmers", "cnn", "orf")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,35 @@ class LabelOptions:
 
 
 @dataclass(frozen=True)
+class BaseOptions:
+    """Labelled bases, in place of labelled sequences"""
+
+    annotation: str | None = None
+    """BED, GFF3, GTF, GenBank or EMBL file of features of --fasta: each base is labelled with the feature it lies in, or
+    none. Held out by region: blocks, --bed, or --test_contigs."""
+    fasta: tuple[str, ...] = ()
+    """Genome files: FASTA, GenBank, EMBL or FASTQ, gzipped or not."""
+    features: tuple[str, ...] = ()
+    """Types of features that are classes; by default CDS, for BED all names of column 4."""
+    class_by: str | None = None
+    """Attribute that names the class of a feature, in place of its type."""
+    stranded: bool = False
+    """Tell features of the two strands apart, as CDS+ and CDS-."""
+    context: int = 4096
+    """Bases of a window, in training and in test."""
+    block: int = 100_000
+    """Bases of a block; one in ten is for test, another one for validation."""
+    bed: str | None = None
+    """BED file whose 4th column says train, valid or test."""
+    valid_contigs: tuple[str, ...] = ()
+    """Contigs of the validation split, with --test_contigs."""
+    test_contigs: tuple[str, ...] = ()
+    """Contigs of the test split."""
+    both_strands: bool = True
+    """Read each window from both ends, so that each base is labelled by what lies on either side of it."""
+
+
+@dataclass(frozen=True)
 class TuneOptions:
     """Model: what to start from, what to train of it, and the head"""
 
@@ -59,11 +88,13 @@ class TuneOptions:
     """How the vectors of the bases become that of the sequence: their mean, maximum, last one, a learned weighted mean, or
     the means of 16 stretches side by side, for sequences that are all cut at the same place (as around a start site)."""
     dropout: float = 0.1
-    """Dropout before the head's output layer."""
+    """Dropout before the head's output layer, and on the residual branches of what is trained of the model."""
     lora_rank: int = 8
     """Rank of the adapters of --tune lora."""
     rc_augment: bool = True
     """In training, read each sequence from either strand, chosen by a coin."""
+    mutate: float = 0.0
+    """In training, share of bases that are replaced by random ones, afresh each time: against learning few rows by heart."""
     rc_average: bool = True
     """Score both strands of each sequence and average: a sequence and its reverse complement then have the same scores."""
 
@@ -74,8 +105,8 @@ class TrainOptions:
 
     epochs: float = 10.0
     """Passes over train at most; the learning rate falls to a twentieth over them."""
-    batch_size: int = 64
-    """Sequences per optimiser step."""
+    batch_size: int = 0
+    """Sequences, or windows of labelled bases, per optimiser step; 0: 64 sequences, 16 windows."""
     batch_bases: int = 32768
     """Bases that are in memory at once; a step with more takes several passes, and its result is the same."""
     lr: float = 0.0
@@ -107,7 +138,8 @@ class FinetuneRunOptions:
     out: str = "runs/finetune"
     """Directory to write; must not hold another run."""
     baselines: tuple[str, ...] = BASELINES
-    """Which to score in the same table: majority, length, kmers, cnn, or none."""
+    """Which to score in the same table, of those that apply: majority, length, kmers, cnn, orf (of coding sequence), or
+    none."""
     save_every: int = 200
     """Steps between checkpoints; each validation saves one too."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -128,10 +160,19 @@ class FinetuneOptions:
     tune: TuneOptions
     train: TrainOptions
     run: FinetuneRunOptions
+    bases: BaseOptions = BaseOptions()
 
     def __post_init__(self) -> None:
-        if not self.labels.data or "" in self.labels.data:
-            raise ValueError("--data: got none, want a directory, a data set's name, or files")
+        if (not self.labels.data or "" in self.labels.data) and not self.bases.annotation:
+            raise ValueError(
+                "--data: got none, want a directory, a data set's name, or files; or --annotation and --fasta"
+            )
+        if self.labels.data and self.bases.annotation:
+            raise ValueError("--data: got it with --annotation, want sequences or bases to label, one of the two")
+        if bool(self.bases.annotation) != bool(self.bases.fasta):
+            raise ValueError("--annotation: got it, or --fasta, alone; want both: features and their genome")
+        if bool(self.bases.valid_contigs) != bool(self.bases.test_contigs):
+            raise ValueError("--valid_contigs: got it, or --test_contigs, alone; want both")
         if (self.tune.model is None) == (self.tune.preset is None):
             raise ValueError(
                 f"--model: got {self.tune.model!r} and --preset {self.tune.preset!r}, want one of the two: a model to "
@@ -146,7 +187,7 @@ class FinetuneOptions:
             raise ValueError(f"--tune: got {self.tune.tune} with --preset, want --model: new weights need training")
         if self.tune.model is not None and self.tune.variant != "preset":
             raise ValueError("--variant: got it with --model, which has its own; want --preset")
-        for part in (self.labels, self.tune, self.train, self.run):
+        for part in (self.labels, self.bases, self.tune, self.train, self.run):
             for name, value in vars(part).items():
                 _check_range(name, value)
         if not self.run.out:
@@ -157,6 +198,11 @@ class FinetuneOptions:
             raise ValueError(f"--baselines: got {got}, want some of {', '.join(BASELINES)}, or none")
 
     @property
+    def batch_size(self) -> int:
+        """Sequences or windows per step, chosen where none was given."""
+        return self.train.batch_size or (16 if self.bases.annotation else 64)
+
+    @property
     def lr(self) -> float:
         """The learning rate, chosen where none was given."""
         kind = "scratch" if self.tune.preset is not None else self.tune.tune
@@ -164,7 +210,7 @@ class FinetuneOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Flat plain values, as the command line names them."""
-        parts = (self.labels, self.tune, self.train, self.run)
+        parts = (self.labels, self.bases, self.tune, self.train, self.run)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for part in parts
@@ -175,11 +221,17 @@ class FinetuneOptions:
         """With absolute paths, so that the run can be repeated or resumed from any directory."""
         names = {name: tuple(map(_absolute, getattr(self.labels, name))) for name in ("data", "valid", "test")}
         labels = dataclasses.replace(self.labels, **names, root=self.labels.root and _absolute(self.labels.root))
+        bases = dataclasses.replace(
+            self.bases,
+            fasta=tuple(map(_absolute, self.bases.fasta)),
+            annotation=self.bases.annotation and _absolute(self.bases.annotation),
+            bed=self.bases.bed and _absolute(self.bases.bed),
+        )
         starts = {
             name: value and _absolute(value) for name, value in vars(self.tune).items() if name in ("model", "preset")
         }
         tune = dataclasses.replace(self.tune, **starts)
-        return dataclasses.replace(self, labels=labels, tune=tune)
+        return dataclasses.replace(self, labels=labels, bases=bases, tune=tune)
 
     def difference(self, other: dict[str, Any]) -> str | None:
         """The first option that a resumed run must share with the run it continues and does not, as a message."""
@@ -192,13 +244,16 @@ class FinetuneOptions:
 # Where and how fast a run goes may change on resuming, and how many seeds; what it computes may not. Files may have
 # moved: data and model are compared by fingerprint.
 _MAY_CHANGE = {
-    "data", "valid", "test", "root", "model", "seeds", *(field.name for field in dataclasses.fields(FinetuneRunOptions))
-}  # fmt: skip
+    *("data", "valid", "test", "root", "fasta", "annotation", "bed", "model", "preset", "seeds"),
+    *(field.name for field in dataclasses.fields(FinetuneRunOptions)),
+}
 
 _LEAST: dict[str, float] = {
     "min_length": 0,
     "lora_rank": 1,
-    "batch_size": 1,
+    "batch_size": 0,
+    "context": 1,
+    "block": 1,
     "batch_bases": 1,
     "lr": 0,
     "weight_decay": 0,
@@ -218,7 +273,7 @@ def _check_range(name: str, value: Any) -> None:
         raise ValueError(f"--{name}: got {value}, want at least {_LEAST[name]}")
     if name == "epochs" and not 0 < value < math.inf:
         raise ValueError(f"--epochs: got {value}, want above 0")
-    if name in ("dropout", "warmup") and not 0 <= value < 1:
+    if name in ("dropout", "warmup", "mutate") and not 0 <= value < 1:
         raise ValueError(f"--{name}: got {value}, want at least 0 and below 1")
     if name == "valid_fraction" and not 0 < value <= 0.5:
         raise ValueError(f"--valid_fraction: got {value}, want above 0 and at most 0.5")

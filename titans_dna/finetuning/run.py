@@ -16,9 +16,11 @@ from titans_dna.config import TitansConfig, preset_names
 from titans_dna.data.cache import replacing
 from titans_dna.data.tokenizer import make_tokenizer
 from titans_dna.finetuning.adapters import check_tune
+from titans_dna.finetuning.base_job import BaseJob
 from titans_dna.finetuning.directory import REPORT, check_directory, check_same, open_directory
 from titans_dna.finetuning.fit import Fitted, fit
 from titans_dna.finetuning.job import Job, SequenceJob
+from titans_dna.finetuning.opened import refuse_finetuned
 from titans_dna.finetuning.options import FinetuneOptions
 from titans_dna.finetuning.results import Scored, table, write_results
 from titans_dna.finetuning.saved import FILES, save_finetuned
@@ -54,8 +56,9 @@ def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResul
     directory = Path(options.run.out)
     check_directory(directory, options, resume)
     device = choose_device(options.run.accelerator)
-    job = SequenceJob(options)
+    job: Job = BaseJob(options) if options.bases.annotation else SequenceJob(options)
     backbone = _backbone(options)
+    job.check(backbone.tokenizer)  # pyright: ignore[reportArgumentType]
     check_tune(options.tune.tune)
     about = {**job.describe(), "model": None if options.tune.preset else weights_fingerprint(backbone)}
     if resume:
@@ -72,7 +75,7 @@ def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResul
             return FinetuneResult(directory, signal, (), "")
     ours = [_read_seed(directory / f"seed-{seed}") for seed in seeds]
     scored = [job.scored(OURS, seeds, [one.scores for one in ours])]
-    scored += [_score_baseline(directory, job, name, seeds) for name in options.run.baselines if name != "none"]
+    scored += [_score_baseline(directory, job, name, seeds) for name in options.run.baselines if name in job.baselines]
     return _report(directory, options, job, about, ours, scored)
 
 
@@ -94,6 +97,7 @@ class _Seed(NamedTuple):
 def _backbone(options: FinetuneOptions) -> TitansDNA:
     tune = options.tune
     if tune.model is not None:
+        refuse_finetuned(tune.model)
         return load(tune.model)
     name = str(tune.preset)
     config = TitansConfig.preset(name) if name in preset_names() else TitansConfig.from_yaml(name)

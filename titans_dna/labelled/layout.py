@@ -41,10 +41,41 @@ def read_splits(what: Paths, valid: Paths | None, test: Paths | None, columns: C
     return _read_folder(folder, columns)
 
 
+def read_split(what: Paths, split: str | None, columns: Columns, root: Path) -> tuple[str, list[RawRow]]:
+    """Rows to score, and the split that they are: `test` where there is one, else `all`, unless `split` names one.
+
+    A split of its own is enough; there need be no train.
+    """
+    paths = _paths("data", what)
+    folder = _folder(paths, root)
+    if folder is not None and columns.split is not None:
+        raise ValueError(f"split_column: got {columns.split!r} beside the directory {folder}, want it with files alone")
+    if folder is not None and (found := _split_paths(folder)):
+        chosen = _chosen(split, [name for name, _ in found], str(folder))
+        return chosen, [row for name, path in found if chosen in (name, "all") for row in _read_split(path, columns)]
+    if folder is not None:
+        rows = _read_split(folder, columns)
+    else:
+        rows = [row for path in paths for row in read_file(path, columns)]
+    named = [_split_name(row, columns.split) for row in rows] if columns.split is not None else []
+    chosen = _chosen(split, named, ", ".join(map(str, paths)))
+    return chosen, [
+        row for row, name in zip(rows, named or ["all"] * len(rows), strict=True) if chosen in (name, "all")
+    ]
+
+
 def is_genomic_benchmark(what: Paths, root: Path) -> bool:
     """Whether it is a directory, or a data set's name, in the layout of GenomicBenchmarks."""
     folder = _folder(_paths("data", what), root)
-    return folder is not None and bool(_folders(folder / "train"))
+    return folder is not None and any(_folders(folder / name) for name in ("train", "test"))
+
+
+def _chosen(split: str | None, there: Sequence[str], source: str) -> str:
+    if split is not None and split not in there:
+        raise ValueError(
+            f"{source}: no {split} split, want one of {', '.join(dict.fromkeys(there)) or 'none: no split'}"
+        )
+    return split or ("test" if "test" in there else "all")
 
 
 def _paths(name: str, given: Paths) -> list[Path]:
@@ -108,12 +139,16 @@ def _by_column(found: RawSplits, column: str) -> RawSplits:
         raise ValueError(f"split: got the column {column!r} beside valid or test files, want one or the other")
     splits: RawSplits = {}
     for row in found["train"]:
-        if row.split.lower() not in SPLITS:
-            raise ValueError(f"{row.where}: got {row.split!r} in column {column!r}, want train, valid or test")
-        splits.setdefault(SPLITS[row.split.lower()], []).append(row)
+        splits.setdefault(_split_name(row, column), []).append(row)
     if "train" not in splits:
         raise ValueError(f"{found['train'][0].where.rpartition(',')[0]}: no row is train in column {column!r}")
     return splits
+
+
+def _split_name(row: RawRow, column: str) -> str:
+    if row.split.lower() not in SPLITS:
+        raise ValueError(f"{row.where}: got {row.split!r} in column {column!r}, want train, valid or test")
+    return SPLITS[row.split.lower()]
 
 
 def _folders(path: Path) -> list[Path]:

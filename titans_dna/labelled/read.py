@@ -61,7 +61,7 @@ def read_labelled(
     if min_length is None:
         min_length = 1 if is_genomic_benchmark(what, root) else SHORTEST
     coder = LabelCoder(raw["train"], task, columns.label, separator)
-    rows = {split: _rows(some, coder, min_length) for split, some in raw.items()}
+    rows = {split: checked_rows(some, coder, min_length) for split, some in raw.items()}
     train, held_out = rows["train"], rows.get("valid")
     if held_out is None:
         train, held_out = hold_out(train, coder.task, valid_fraction, seed)
@@ -103,7 +103,8 @@ def _check_arguments(columns: Columns, min_length: int | None, valid_fraction: f
         raise ValueError(f"min_length: got {min_length}, want at least 1")
 
 
-def _rows(raw: Sequence[RawRow], coder: LabelCoder, min_length: int) -> Rows:
+def checked_rows(raw: Sequence[RawRow], coder: LabelCoder, min_length: int) -> Rows:
+    """Rows with their labels as numbers. ValueError naming file and row for a bad label, letter or length."""
     sequences = tuple(_bases(row, min_length) for row in raw)
     return Rows(tuple(row.name for row in raw), sequences, coder.encode(raw))
 
