@@ -17,11 +17,11 @@ def by_hand(pool, hidden, widths):
     if isinstance(pool, POOLINGS["max"]):
         return each.amax(0)
     if isinstance(pool, BinPooling):
-        bins = torch.zeros(pool.BINS, WIDTH, dtype=hidden.dtype)
+        bins = torch.zeros(pool.bins, WIDTH, dtype=hidden.dtype)
         place = torch.cat([torch.zeros(1, dtype=torch.long), widths.cumsum(0)[:-1]]) // pool.stretch
-        for number in range(pool.BINS):
+        for number in range(pool.bins):
             mine = [h for (h, w), p in zip(zip(hidden, widths, strict=True), place, strict=True)
-                    for _ in range(int(w)) if min(int(p), pool.BINS - 1) == number]  # fmt: skip
+                    for _ in range(int(w)) if min(int(p), pool.bins - 1) == number]  # fmt: skip
             if mine:
                 bins[number] = torch.stack(mine).mean(0)
         return bins.flatten()
@@ -33,7 +33,7 @@ def by_hand(pool, hidden, widths):
 
 def make(name, seed=0):
     torch.manual_seed(seed)
-    pool = (BinPooling(WIDTH, 1) if name == "bins" else POOLINGS[name](WIDTH)).double()
+    pool = (BinPooling(16, 1) if name == "bins" else POOLINGS[name](WIDTH)).double()
     for parameter in pool.parameters():
         torch.nn.init.normal_(parameter)
     lengths = [22, 1, 4]

@@ -89,24 +89,22 @@ class AttentionPooling(nn.Module):
 
 
 class BinPooling(nn.Module):
-    """The mean over each of `BINS` stretches of equal length, side by side, for signals that stand at a place of the sequence.
+    """The mean over each of some stretches of equal length, side by side, for signals that stand at a place of the sequence.
 
     Stretches are counted from the start; the last one also has all that comes after it.
     """
 
-    BINS = 16
-
-    def __init__(self, width: int, stretch: int) -> None:
-        """stretch: bases of each."""
+    def __init__(self, bins: int, stretch: int) -> None:
+        """bins: number of stretches. stretch: bases of each."""
         super().__init__()
-        self.stretch = stretch
+        self.bins, self.stretch = bins, stretch
 
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `MeanPooling.forward`, but for the vector, [b, BINS * width]."""
+        """As `MeanPooling.forward`, but for the vector, [b, bins * width]."""
         hidden = _precise(hidden)
         ends = widths.cumsum(1) if state is None else widths.cumsum(1) + state[2][:, None]
-        place = ((ends - widths) // self.stretch).clamp(max=self.BINS - 1)
-        within = nn.functional.one_hot(place, self.BINS).to(hidden.dtype) * widths[..., None]
+        place = ((ends - widths) // self.stretch).clamp(max=self.bins - 1)
+        within = nn.functional.one_hot(place, self.bins).to(hidden.dtype) * widths[..., None]
         total, bases = torch.einsum("btd,btn->bnd", hidden, within), within.sum(1)
         if state is not None:
             total, bases = total + state[0], bases + state[1]
@@ -125,14 +123,16 @@ POOLS = (*POOLINGS, "bins")
 class PooledHead(nn.Module):
     """One answer a sequence: pool, dropout, linear."""
 
-    def __init__(self, width: int, outputs: int, pool: str = "mean", dropout: float = 0.0, stretch: int = 1) -> None:
-        """stretch: bases of each of the stretches of the pool "bins". Raises ValueError for an unknown pool."""
+    def __init__(
+        self, width: int, outputs: int, pool: str = "mean", dropout: float = 0.0, bins: int = 1, stretch: int = 1
+    ) -> None:
+        """bins, stretch: number of stretches of the pool "bins", and bases of each. Raises ValueError for an unknown pool."""
         super().__init__()
         if pool not in POOLS:
             raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLS)}")
-        self.pool = BinPooling(width, stretch) if pool == "bins" else POOLINGS[pool](width)
+        self.pool = BinPooling(bins, stretch) if pool == "bins" else POOLINGS[pool](width)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(width * BinPooling.BINS if pool == "bins" else width, outputs)
+        self.output = nn.Linear(width * bins if pool == "bins" else width, outputs)
         _start(self.output)
 
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -51,6 +51,7 @@ class BaseJob:
             "task": self.question.task,
             "label_map": classes,
             "rows": {name: sum(map(len, part)) for name, part in self.data.split._asdict().items()},
+            "baselines": list(self.baselines),
         }
 
     def lines(self) -> list[str]:

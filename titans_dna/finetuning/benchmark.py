@@ -14,7 +14,6 @@ from titans_dna.data.cache import replacing
 from titans_dna.finetuning.adapters import check_tune
 from titans_dna.finetuning.benchmark_table import SetResult, write_benchmark
 from titans_dna.finetuning.directory import RUN
-from titans_dna.finetuning.job import SequenceJob
 from titans_dna.finetuning.opened import refuse_finetuned
 from titans_dna.finetuning.published import load_published
 from titans_dna.finetuning.results import JSON
@@ -119,7 +118,7 @@ def _finished(place: Path, options: BenchmarkOptions) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     train = options.train
-    wanted = {OURS, *(name for name in options.run.baselines if name in SequenceJob.baselines)}
+    wanted = {OURS, *(name for name in options.run.baselines if name in values.get("baselines", ()))}
     same = seeds.get(OURS) == [*range(train.seed, train.seed + train.seeds)]
     return values if same and wanted == seeds.keys() else None
 

@@ -14,8 +14,7 @@ from titans_dna.finetuning.examples import Examples, SequenceExamples
 from titans_dna.finetuning.model import Question
 from titans_dna.finetuning.options import FinetuneOptions
 from titans_dna.finetuning.results import Scored
-from titans_dna.heads import BinPooling
-from titans_dna.labelled.baselines import kmers, length, majority
+from titans_dna.labelled.baselines import kmers, length, majority, positions
 from titans_dna.labelled.cnn import cnn
 from titans_dna.labelled.data import LabelledData
 from titans_dna.labelled.metrics import Estimate, evaluate
@@ -74,7 +73,6 @@ class Job(Protocol):
 class SequenceJob:
     """An answer for each sequence."""
 
-    baselines: tuple[str, ...] = ("majority", "length", "kmers", "cnn")
     seeded: tuple[str, ...] = ("cnn",)
 
     def __init__(self, options: FinetuneOptions) -> None:
@@ -83,6 +81,8 @@ class SequenceJob:
         self.data = read_data(options)
         self.question = _question(self.data, options)
         self.split = "test" if len(self.data.test) else "valid"
+        alike = len(set(self.data.train.lengths().tolist())) == 1
+        self.baselines = ("majority", "length", "kmers", *(["positions"] if alike else []), "cnn")
         self._shown = scored_part(self.data)
         self._unseen = unseen_rows(self.data) if self.split == "test" else None
 
@@ -96,6 +96,7 @@ class SequenceJob:
             "task": data.task,
             "label_map": data.label_map,
             "rows": rows,
+            "baselines": list(self.baselines),
         }
 
     def lines(self) -> list[str]:
@@ -129,7 +130,7 @@ class SequenceJob:
     def baseline(self, name: str, seed: int) -> np.ndarray:
         """See `Job`."""
         methods: dict[str, Callable[[LabelledData, int], np.ndarray]] = {
-            "majority": majority, "length": length, "kmers": kmers, "cnn": cnn
+            "majority": majority, "length": length, "kmers": kmers, "positions": positions, "cnn": cnn
         }  # fmt: skip
         return methods[name](self._shown, seed)
 
@@ -198,7 +199,9 @@ def _question(data: LabelledData, options: FinetuneOptions) -> Question:
     if data.task == "regression":
         mean, deviation = float(data.train.labels.mean()), float(data.train.labels.std()) or 1.0
     tune = options.tune
-    stretch = -(-int(data.train.lengths().max()) // BinPooling.BINS)
+    longest = int(data.train.lengths().max())
+    stretch = -(-longest // tune.bins)
+    bins = -(-longest // stretch)
     return Question(
-        data.task, data.classes, "sequence", tune.pool, stretch, tune.rc_average, mean=mean, deviation=deviation
+        data.task, data.classes, "sequence", tune.pool, bins, stretch, tune.rc_average, mean=mean, deviation=deviation
     )

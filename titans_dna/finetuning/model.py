@@ -29,8 +29,10 @@ class Question:
     """Whether there is one answer a sequence or one a base."""
     pool: str = "mean"
     """How the vectors of the bases become that of the sequence."""
+    bins: int = 1
+    """Number of stretches of the pool "bins"."""
     stretch: int = 1
-    """Bases of each of the stretches of the pool "bins"."""
+    """Bases of each."""
     both_strands: bool = True
     """sequence: scores are the mean of those of both strands. base: the head sees what the model knows at the base on either
     strand, and so both sides of it."""
@@ -51,7 +53,7 @@ class Question:
         few = len(self.classes) != len(set(self.classes)) or (self.task != "regression" and len(self.classes) < 2)
         if few or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes: got {self.classes!r}, want names, at least two and no two alike")
-        for name in ("stretch", "window"):
+        for name in ("bins", "stretch", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
         if not self.deviation > 0:
@@ -99,7 +101,7 @@ class FineTuned(nn.Module):
         if question.unit == "base":
             self.head = TokenHead(width * (1 + question.both_strands), question.outputs, dropout)
         else:
-            self.head = PooledHead(width, question.outputs, question.pool, dropout, question.stretch)
+            self.head = PooledHead(width, question.outputs, question.pool, dropout, question.bins, question.stretch)
 
     def forward(self, batch: Batch) -> Tensor:
         """What the head says of whole sequences: [b, outputs], or of each base [b, t, outputs]."""

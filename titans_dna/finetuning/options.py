@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from titans_dna.config import preset_names
 
-BASELINES = ("majority", "length", "kmers", "cnn", "orf")
+BASELINES = ("majority", "length", "kmers", "positions", "cnn", "orf")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ class TuneOptions:
     and the head, or all of it from new weights."""
     pool: Literal["mean", "max", "last", "attention", "bins"] = "mean"
     """How the vectors of the bases become that of the sequence: their mean, maximum, last one, a learned weighted mean, or
-    the means of 16 stretches side by side, for sequences that are all cut at the same place (as around a start site)."""
+    the means of --bins stretches side by side, for sequences that are all cut at the same place (as around a start site)."""
+    bins: int = 16
+    """Stretches of --pool bins, at most as many as the longest sequence has bases; a signal that stands at one base wants
+    stretches of one base."""
     dropout: float = 0.1
     """Dropout before the head's output layer, and on the residual branches of what is trained of the model."""
     lora_rank: int = 8
@@ -138,8 +141,8 @@ class FinetuneRunOptions:
     out: str = "runs/finetune"
     """Directory to write; must not hold another run."""
     baselines: tuple[str, ...] = BASELINES
-    """Which to score in the same table, of those that apply: majority, length, kmers, cnn, orf (of coding sequence), or
-    none."""
+    """Which to score in the same table, of those that apply: majority, length, kmers,
+    positions (sequences of one length), cnn, orf (coding sequence), or none."""
     save_every: int = 200
     """Steps between checkpoints; each validation saves one too."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -251,6 +254,7 @@ _MAY_CHANGE = {
 _LEAST: dict[str, float] = {
     "min_length": 0,
     "lora_rank": 1,
+    "bins": 1,
     "batch_size": 0,
     "context": 1,
     "block": 1,
