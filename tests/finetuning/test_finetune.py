@@ -187,7 +187,10 @@ def test_without_a_test_split_the_table_says_so(tmp_path):
         (["--preset", "gigantic"], "--preset: got 'gigantic'"),
         (["--epochs", "0"], "--epochs: got 0.0, want above 0"),
         (["--pool", "median"], "--pool: got median"),
-        (["--baselines", "svm"], "--baselines: got svm, want some of majority, length, kmers, positions, cnn, orf, or none"),
+        (
+            ["--baselines", "svm"],
+            "--baselines: got svm, want some of majority, length, kmers, positions, cnn, orf, or none",
+        ),
         (["--out", "DATA"], "is not empty, want a new or an empty directory"),
         (["--out", "DATA/train.csv"], "train.csv is a file, want a directory"),
         (["--resume"], "holds no run to resume"),

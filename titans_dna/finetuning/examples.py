@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from titans_dna.data.tokenizer import Tokenizer
-from titans_dna.embedding.embed import token_bases
+from titans_dna.embedding.source import strands
 from titans_dna.finetuning.model import Batch, FineTuned, Question
 from titans_dna.finetuning.score import score_sequences
 from titans_dna.labelled.data import LabelledData, Rows, reverse_complement
@@ -134,13 +134,10 @@ def mutated(letters: bytes, share: float, rng: np.random.Generator) -> bytes:
 
 def padded(sequences: Sequence[bytes], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     """Ids and the bases that each token adds, [b, t] both, padded on the right."""
-    encoded = [tokenizer.encode(one) for one in sequences]
-    single = token_bases(tokenizer) == 1
-    ids = np.full((len(encoded), max(1, *map(len, encoded))), tokenizer.pad_id, dtype=np.int64)
+    rows = [strands(one, tokenizer, both=False)[0] for one in sequences]
+    ids = np.full((len(rows), max(1, *(len(row.ids) for row in rows))), tokenizer.pad_id, dtype=np.int64)
     widths = np.zeros_like(ids)
-    for row, (letters, found) in enumerate(zip(sequences, encoded, strict=True)):
-        ids[row, : len(found)] = found
-        # Overlapping k-mers: each adds the base it ends with, the first all of its own.
-        steps = 1 if single else np.diff(tokenizer.spans(letters)[:, 1], prepend=0)
-        widths[row, : len(found)] = steps
+    for place, row in enumerate(rows):
+        ids[place, : len(row.ids)] = row.ids
+        widths[place, : len(row.ids)] = 1 if row.widths is None else row.widths
     return torch.from_numpy(ids), torch.from_numpy(widths)
