@@ -95,6 +95,27 @@ def test_how_a_step_is_cut_changes_no_gradient():
         torch.testing.assert_close(other, gradients[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
+@pytest.mark.parametrize("unit", ["sequence", "base"])
+def test_packed_is_padded(variant, unit):
+    model = model_of(Question("binary", ("a", "b"), unit, pool="attention"), variant=variant).double()
+    (batch,) = examples().step(0)
+    if unit == "base":
+        labels = torch.where(batch.widths > 0, batch.ids % 2, -1)
+        batch = batch._replace(
+            labels=labels, other=batch.ids.flip(0)[:, : batch.ids.shape[1]].where(batch.widths > 0, 4)
+        )
+    found = []
+    for packed in (False, True):
+        model.packed = packed
+        model.zero_grad()
+        losses = model.losses(batch)
+        losses.sum().backward()
+        found.append([losses.detach(), *(one.grad for one in model.parameters() if one.grad is not None)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
 def test_batches_are_of_like_lengths():
     lengths = np.random.default_rng(0).integers(50, 1000, size=2000)
     batches = shuffled_batches(lengths, 16, [0])

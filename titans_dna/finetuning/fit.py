@@ -79,6 +79,7 @@ def build(options: FinetuneOptions, examples: Examples, backbone: TitansDNA, see
     model = FineTuned(own, examples.question, tokenizer, options.tune.dropout)  # pyright: ignore[reportArgumentType]
     for block in own.blocks:
         block.dropout = nn.Dropout(options.tune.dropout)
+    model.packed = options.train.packed
     choose_trained(model, "scratch" if scratch else options.tune.tune, options.tune.lora_rank)
     return model.train()
 

@@ -97,6 +97,8 @@ class FineTuned(nn.Module):
     def __init__(self, backbone: TitansDNA, question: Question, tokenizer: Tokenizer, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone, self.question, self.tokenizer = backbone, question, tokenizer
+        self.packed = False
+        """Run the rows of a batch end to end through the backbone, without their padding; the numbers are the same."""
         width = backbone.config.width
         if question.unit == "base":
             self.head = TokenHead(width * (1 + question.both_strands), question.outputs, dropout)
@@ -105,13 +107,22 @@ class FineTuned(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """What the head says of whole sequences: [b, outputs], or of each base [b, t, outputs]."""
-        hidden, _ = self.backbone.features(batch.ids)
+        hidden = self._hidden(batch.ids, batch.widths)
         if isinstance(self.head, PooledHead):
             return self.head(hidden, batch.widths)[0]
         if batch.other is not None:
-            back, _ = self.backbone.features(batch.other)
+            back = self._hidden(batch.other, batch.widths)
             hidden = torch.cat([hidden, turned(back, batch.widths.sum(1))], dim=-1)
         return self.head(hidden)
+
+    def _hidden(self, ids: Tensor, widths: Tensor) -> Tensor:
+        """[b, t, width]; packed, zeros in the padding."""
+        if not self.packed:
+            return self.backbone.features(ids)[0]
+        real = widths > 0
+        borders = F.pad(real.sum(1).cumsum(0), (1, 0))
+        together, _ = self.backbone.features(ids[real][None], cu_seqlens=borders)
+        return together.new_zeros(*ids.shape, together.shape[-1]).masked_scatter(real[..., None], together)
 
     def losses(self, batch: Batch) -> Tensor:
         """Of each row [b], or of each base that has a label [n]."""

@@ -112,6 +112,9 @@ class TrainOptions:
     """Sequences, or windows of labelled bases, per optimiser step; 0: 64 sequences, 16 windows."""
     batch_bases: int = 32768
     """Bases that are in memory at once; a step with more takes several passes, and its result is the same."""
+    packed: bool = False
+    """Run the sequences of a batch end to end through the model, without padding, in place of rows of like lengths that are
+    padded to the longest; the result is the same."""
     lr: float = 0.0
     """Highest learning rate of AdamW; 0: 2e-3, for --tune full 1e-3, for lora 2e-3 and for frozen 1e-2."""
     warmup: float = 0.05
