@@ -1,5 +1,8 @@
 """Batches of a step, and scores that do not depend on how sequences are put together."""
 
+import shutil
+
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from titans_dna.data.kmer import KmerTokenizer
 from titans_dna.data.nucleotide import NucleotideTokenizer
 from titans_dna.finetuning.examples import SequenceExamples, mutated, shuffled_batches
 from titans_dna.finetuning.model import FineTuned, Question
-from titans_dna.finetuning.saved import load_finetuned, save_finetuned
+from titans_dna.finetuning.saved import FILES, load_finetuned, push_finetuned, save_finetuned
 from titans_dna.finetuning.score import score_sequences
 from titans_dna.labelled.data import LabelledData, Rows, reverse_complement
 from titans_dna.model import TitansDNA
@@ -158,6 +161,31 @@ def test_saved_and_loaded_again(tmp_path):
     again = load_finetuned(tmp_path / "model")
     assert again.question == question
     sequences = rows(5).sequences
+    np.testing.assert_array_equal(score_sequences(again, sequences), score_sequences(model, sequences))
+
+
+def test_pushed_to_a_hub_and_loaded_again(tmp_path, monkeypatch):
+    class Hub:
+        def __init__(self, token):
+            assert token == "secret"
+
+        def create_repo(self, repo_id, *, private, exist_ok):
+            return f"https://hub.test/{repo_id}"
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, tmp_path / "hub" / repo_id)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "hub" / name))
+    model = model_of(Question("binary", ("a", "b")))
+    save_finetuned(model, tmp_path / "run")
+    (tmp_path / "run" / "results.md").write_text("| model |\n")
+    assert push_finetuned(tmp_path / "run", "lab/promoters", token="secret") == "https://hub.test/lab/promoters"
+    pushed = tmp_path / "hub" / "lab" / "promoters"
+    assert {one.name for one in pushed.iterdir()} == {*FILES, "README.md"}
+    assert "| model |" in (pushed / "README.md").read_text()
+    sequences = rows(5).sequences
+    again = load_finetuned("lab/promoters")
     np.testing.assert_array_equal(score_sequences(again, sequences), score_sequences(model, sequences))
 
 

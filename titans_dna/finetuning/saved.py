@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from titans_dna.config import TitansConfig
 from titans_dna.data.cache import replacing
 from titans_dna.data.tokenizer import load_tokenizer
 from titans_dna.finetuning.model import FineTuned, Question
-from titans_dna.hub import download, is_hub_id
+from titans_dna.hub import download, is_hub_id, upload
 from titans_dna.model import TitansDNA
 
 WEIGHTS, CONFIG, TOKENIZER = "finetuned.safetensors", "finetuned.json", "tokenizer.json"
@@ -65,6 +66,50 @@ def load_finetuned(source: str | Path) -> FineTuned:
     _read_weights(model, directory / WEIGHTS)
     model.backbone.tokenizer = tokenizer  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model.eval()
+
+
+def push_finetuned(
+    source: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Upload the model that `titans-dna finetune` wrote into a directory to the Hugging Face hub, and return its address.
+
+    Weights, question and tokeniser go up with the table of results, which becomes the card; `load_finetuned(repo_id)` gives
+    the model back. repo_id, private, token and what is raised: as for `checkpoint.push`.
+    """
+    if not is_hub_id(repo_id):
+        raise ValueError(f"repo_id: got {repo_id!r}, want user/name")
+    model = load_finetuned(source)  # a damaged one stays here
+    with TemporaryDirectory() as aside:
+        folder = Path(aside)
+        save_finetuned(model, folder)
+        results = Path(source) / "results.md"
+        found = results.read_text(encoding="utf-8") if results.is_file() else ""
+        (folder / "README.md").write_text(_card(repo_id, model.question, found), encoding="utf-8")
+        return upload(folder, repo_id, private=private, token=token, commit_message=commit_message)
+
+
+def _card(repo_id: str, question: Question, results: str) -> str:
+    classes = f": {', '.join(question.classes)}" if question.classes else ""
+    return f"""---
+library_name: titans-dna
+tags: [dna, genomics, titans]
+---
+# {repo_id.partition("/")[2]}
+
+A Titans model (arXiv 2501.00663) fine-tuned with titans-dna; one answer for each {question.unit}, {question.task}{classes}.
+
+```python
+import titans_dna
+
+model = titans_dna.load_finetuned("{repo_id}")
+```
+
+{results}"""
 
 
 def _read(path: Path) -> dict[str, Any]:
