@@ -56,6 +56,10 @@ def load(directory: str | Path) -> TitansDNA:
     configuration's.
     """
     directory = _find(directory)
+    if (directory / "finetuned.json").is_file() and not (directory / CONFIG).exists():
+        raise ValueError(
+            f"{directory}: holds a fine-tuned model, want a pretrained one (titans_dna.load_finetuned takes the former)"
+        )
     for name in (CONFIG, TOKENIZER, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(

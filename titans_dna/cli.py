@@ -92,10 +92,12 @@ def finetune(options: FinetuneOptions, resume: bool) -> int:
     """Fine-tune a model on labelled sequences; returns the exit status."""
     from titans_dna.finetuning import run as finetuning
 
-    result = finetuning.finetune(options, resume=resume)
+    again = f"continue with: titans-dna finetune --resume --out {options.run.out}"
+    status, result = _until_stopped(lambda: finetuning.finetune(options, resume=resume), again)
+    if result is None:
+        return status
     if result.signal is not None:
-        again = f"titans-dna finetune --resume --out {result.directory}"
-        print(f"interrupted and saved; continue with: {again}", file=sys.stderr)
+        print(f"interrupted and saved; {again}", file=sys.stderr)
         return 128 + result.signal
     print(f"\n{result.table}\nrun: {result.directory} (results.md, predictions.csv)")
     return _diverged([f"seed {seed}" for seed in result.diverged])

@@ -12,7 +12,18 @@ import jsonargparse
 import yaml
 from docstring_parser import parse_from_object
 
-LISTS = ("fasta", "valid_contigs", "data", "valid", "test", "label_column", "baselines", "features", "test_contigs")
+LISTS = (
+    "fasta",
+    "valid_contigs",
+    "data",
+    "valid",
+    "test",
+    "label_column",
+    "baselines",
+    "features",
+    "test_contigs",
+    "only",
+)
 SWITCHES = ("overwrite", "rc")
 
 
@@ -32,6 +43,8 @@ def add_options(
             group.add_argument(flag, nargs="+", type=str, default=list(names), help=text, metavar="NAME")
         elif field.name in SWITCHES:
             group.add_argument(flag, action="store_true", help=text)
+        elif types[field.name] is bool:
+            group.add_argument(flag, type=bool, nargs="?", const=True, default=field.default, help=text)
         else:
             group.add_argument(flag, type=types[field.name], default=field.default, help=text)
 

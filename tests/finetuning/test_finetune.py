@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,9 +24,13 @@ from titans_dna.config import TitansConfig
 from titans_dna.data.kmer import KmerTokenizer
 from titans_dna.data.nucleotide import NucleotideTokenizer
 from titans_dna.finetuning.adapters import choose_trained, merge_adapters
+from titans_dna.finetuning.fit import build
 from titans_dna.finetuning.model import FineTuned, Question
+from titans_dna.finetuning.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
+from titans_dna.finetuning.rounds import Rounds
 from titans_dna.finetuning.saved import load_finetuned
 from titans_dna.finetuning.score import score_sequences
+from titans_dna.labelled.cnn import GenomicBenchmarksCNN
 from titans_dna.model import TitansDNA
 
 FAST = ["--baselines", "none", "--batch_size", "16", "--valid_every", "3", "--lr", "0.01"]
@@ -130,6 +135,75 @@ def test_resumed_equals_uninterrupted(tmp_path, pretrained):
     assert "seed 0: done before" in done("--resume", "--out", broken)
 
 
+def test_more_seeds_on_resuming_are_remembered(tmp_path):
+    data = write_splits(tmp_path / "data", train=20, test=4)
+    out = tmp_path / "run"
+    done("--preset", "tiny", "--variant", "lmm", "--data", data, "--out", out, *FAST, "--epochs", 1)
+    done("--resume", "--out", out, "--seeds", 2)
+    done("--resume", "--out", out)
+    assert json.loads((out / "results.json").read_text())["results"][0]["seeds"] == [0, 1]
+    status, _, errors = run("--resume", "--out", out, "--preset", "mini", "--seeds", 3)
+    assert status == 2
+    assert "--model (or --preset) is not that of the run" in errors
+
+
+def test_interrupted_in_the_last_step(tmp_path, monkeypatch):
+    """The signal comes while the last validation runs: the next seed does not begin."""
+    data = write_splits(tmp_path / "data", train=20, test=4)
+    out = tmp_path / "run"
+    validate = Rounds._validate
+
+    def interrupted(self, module):
+        signal.raise_signal(signal.SIGINT)
+        return validate(self, module)
+
+    monkeypatch.setattr(Rounds, "_validate", interrupted)
+    status, _, errors = run("--preset", "tiny", "--variant", "lmm", "--data", data, "--out", out, *FAST, "--epochs", 1,
+                            "--valid_every", 1000, "--seeds", 2)  # fmt: skip
+    assert status == 130, errors
+    assert not (out / "seed-1").exists()
+    monkeypatch.setattr(Rounds, "_validate", validate)
+    done("--resume", "--out", out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_a_baseline(tmp_path, monkeypatch, number):
+    data = write_splits(tmp_path / "data", train=20, test=4)
+    out = tmp_path / "run"
+    forward = GenomicBenchmarksCNN.forward
+    monkeypatch.setattr(
+        GenomicBenchmarksCNN, "forward", lambda self, ids: (signal.raise_signal(number), forward(self, ids))[1]
+    )
+    status, _, errors = run("--preset", "tiny", "--variant", "lmm", "--data", data, "--out", out, *FAST[2:], "--epochs", 1,
+                            "--baselines", "cnn")  # fmt: skip
+    assert status == 128 + number, errors
+    assert "continue with: titans-dna finetune --resume --out" in errors
+    assert not (out / "results.md").exists()
+
+
+def test_a_run_that_diverges_says_so(tmp_path):
+    data = write_splits(tmp_path / "data", train=20, test=4)
+    status, _, errors = run("--preset", "tiny", "--variant", "lmm", "--data", data, "--out", tmp_path / "run", *FAST[:4],
+                            "--lr", "1e30", "--clip", 0, "--valid_every", 2, "--epochs", 3)  # fmt: skip
+    assert status == 2
+    assert "--lr: got 1e+30, with which nothing finite came out" in errors
+
+
+def test_a_frozen_backbone_has_no_dropout(pretrained):
+    backbone = load(pretrained)
+    options = FinetuneOptions(LabelOptions(data=("x",)), TuneOptions(model="x", tune="frozen"), TrainOptions(),
+                              FinetuneRunOptions())  # fmt: skip
+    examples = SimpleNamespace(question=Question("binary", ("a", "b")))
+    model = build(options, examples, backbone, 0)
+    assert model.training
+    ids = torch.randint(7, 11, (2, 20))
+    assert torch.equal(model.backbone.features(ids)[0], model.backbone.features(ids)[0])
+    assert [name for name, one in model.named_parameters() if one.requires_grad] == [
+        "head.output.weight",
+        "head.output.bias",
+    ]
+
+
 def test_what_is_trained(tmp_path, pretrained):
     data = write_splits(tmp_path / "data")
     before = load_file(pretrained / "model.safetensors")
@@ -194,6 +268,12 @@ def test_without_a_test_split_the_table_says_so(tmp_path):
         (["--out", "DATA"], "is not empty, want a new or an empty directory"),
         (["--out", "DATA/train.csv"], "train.csv is a file, want a directory"),
         (["--resume"], "holds no run to resume"),
+        (["--context", "64"], "--context: got it without --annotation"),
+        (
+            ["--fasta", "x.fa", "--annotation", "x.bed", "--data", "DATA", "--test", "y.csv"],
+            "--test: got it with --annotation",
+        ),
+        (["--model", "nowhere"], "nowhere/config.json: no such file"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, pretrained, change, message):

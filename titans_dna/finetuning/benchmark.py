@@ -17,7 +17,7 @@ from titans_dna.finetuning.directory import RUN
 from titans_dna.finetuning.opened import refuse_finetuned
 from titans_dna.finetuning.published import load_published
 from titans_dna.finetuning.results import JSON
-from titans_dna.finetuning.run import OURS, choose_device, finetune
+from titans_dna.finetuning.run import OURS, check_started, choose_device, finetune
 from titans_dna.finetuning.suite import find_sets
 from titans_dna.finetuning.use_options import BenchmarkOptions
 
@@ -92,7 +92,9 @@ def read_benchmark(directory: Path) -> dict[str, Any]:
 def _run_set(options: BenchmarkOptions, name: str, data: Path) -> tuple[SetResult, int | None, bool]:
     """A set's results; the signal where it was interrupted; whether a seed diverged."""
     place = Path(options.run.out) / name
-    if (known := _finished(place, options)) is not None:
+    known = _finished(place, options)
+    if known is not None:
+        check_started(options.of(data, place))
         print("done before", flush=True)
         return SetResult(name, known), None, False
     begun = (place / RUN).exists()

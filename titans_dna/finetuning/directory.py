@@ -54,6 +54,11 @@ def open_directory(directory: Path, options: FinetuneOptions, about: dict[str, A
         aside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     with replacing(directory / REPORT) as aside:
         aside.write_text(report, encoding="utf-8")
+    write_run(directory, options)
+
+
+def write_run(directory: Path, options: FinetuneOptions) -> None:
+    """Write the options, with absolute paths."""
     with replacing(directory / RUN) as aside:
         text = yaml.safe_dump(options.resolved().to_dict(), sort_keys=False)
         aside.write_text(f"# titans-dna {version('titans-dna')}, torch {torch.__version__}\n{text}", encoding="utf-8")
@@ -66,6 +71,6 @@ def check_same(directory: Path, about: dict[str, Any]) -> None:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(f"--resume: {path} is missing or damaged") from None
-    for name, flag in (("fingerprint", "data"), ("model", "model")):
+    for name, flags in (("fingerprint", "--data (or --annotation)"), ("model", "--model (or --preset)")):
         if not isinstance(saved, dict) or saved.get(name) != about[name]:
-            raise ValueError(f"--resume: --{flag} is not that of the run in {directory}: its fingerprint differs")
+            raise ValueError(f"--resume: {flags} is not that of the run in {directory}: its fingerprint differs")

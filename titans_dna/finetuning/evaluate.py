@@ -16,6 +16,7 @@ from titans_dna.embedding.source import TextSource
 from titans_dna.finetuning.job import score_rows, write_pictures
 from titans_dna.finetuning.opened import open_finetuned, want_sequences
 from titans_dna.finetuning.results import table, write_results
+from titans_dna.finetuning.saved import UNSAVED
 from titans_dna.finetuning.scoring import score_all, shown
 from titans_dna.finetuning.use_options import EvaluateOptions, RowOptions
 from titans_dna.fingerprint import weights_fingerprint
@@ -65,7 +66,7 @@ def evaluate_files(options: EvaluateOptions) -> Evaluated:
         "task": data.task,
         "label_map": data.label_map,
         "rows": {part: len(data.test)},
-        "model": weights_fingerprint(model),
+        "model": weights_fingerprint(model, skip=[UNSAVED]),
         "split": part,
     }
     with _appearing(out) as aside:
@@ -102,6 +103,9 @@ def _check_output(out: Path) -> None:
         raise FileExistsError(f"--out: {out} is a file, want a directory")
     if out.is_dir() and any(out.iterdir()):
         raise FileExistsError(f"--out: {out} is not empty, want a new or an empty directory")
+    above = next(one for one in out.absolute().parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise NotADirectoryError(f"--out: {above} is no directory to write in")
 
 
 @contextmanager

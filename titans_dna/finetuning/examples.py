@@ -97,7 +97,9 @@ class SequenceExamples:
 
     def loss(self, scores: np.ndarray, split: str) -> float:
         """See `Examples`."""
-        return validation_loss(self.data.task, self._rows(split).labels, scores)
+        loss = validation_loss(self.data.task, self._rows(split).labels, scores)
+        # Regression is learned in units of the deviation.
+        return loss / self.question.deviation**2
 
     def _rows(self, split: str) -> Rows:
         return dict(self.data.splits())[split]

@@ -61,8 +61,13 @@ def fit(
                 _train(module, rounds, options, device)
         finally:
             progress.close()
-    if rounds.outcome == "interrupted":
+    if interruption.signal is not None:  # in the last step too: the checkpoint is whole, and resuming finishes the seed
         return Fitted(None, interruption.signal, False, {}, -math.inf, module.step)
+    if not rounds.best:
+        raise ValueError(
+            f"--lr: got {options.lr:g}, with which nothing finite came out before the first validation of seed {seed}; "
+            "want a lower one"
+        )
     model.load_state_dict(rounds.best, strict=False)
     merge_adapters(model)
     best = next((row for row in rounds.history if row["step"] == rounds.best_step), {})
@@ -77,10 +82,11 @@ def build(options: FinetuneOptions, examples: Examples, backbone: TitansDNA, see
     own.activation_checkpointing = options.run.activation_checkpointing
     tokenizer = backbone.tokenizer
     model = FineTuned(own, examples.question, tokenizer, options.tune.dropout)  # pyright: ignore[reportArgumentType]
+    tune = "scratch" if scratch else options.tune.tune
     for block in own.blocks:
-        block.dropout = nn.Dropout(options.tune.dropout)
+        block.dropout = nn.Dropout(options.tune.dropout if tune in ("scratch", "full") else 0.0)
     model.packed = options.train.packed
-    choose_trained(model, "scratch" if scratch else options.tune.tune, options.tune.lora_rank)
+    choose_trained(model, tune, options.tune.lora_rank)
     return model.train()
 
 

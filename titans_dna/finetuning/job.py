@@ -167,10 +167,10 @@ def scored_part(data: LabelledData) -> LabelledData:
 
 
 def unseen_rows(data: LabelledData) -> np.ndarray | None:
-    """Numbers of the test rows that stand neither in train nor in validation; None where all do not, or all do."""
+    """Numbers of the test rows that stand neither in train nor in validation; None where there are none."""
     kept = set(deduplicated(data).test.sequences)
     numbers = np.array([i for i, letters in enumerate(data.test.sequences) if letters in kept], dtype=np.int64)
-    return numbers if 0 < len(numbers) < len(data.test) else None
+    return numbers if len(numbers) else None
 
 
 def score_rows(
@@ -182,7 +182,10 @@ def score_rows(
     def metrics(rows: np.ndarray | slice) -> list[dict[str, Estimate]]:
         return [evaluate(data.task, labels[rows], one[rows], resamples=RESAMPLES) for one in scores]
 
-    return Scored(name, seeds, metrics(slice(None)), [] if unseen is None else metrics(unseen))
+    found = metrics(slice(None))
+    if unseen is None:
+        return Scored(name, seeds, found, [])
+    return Scored(name, seeds, found, found if len(unseen) == len(data.test) else metrics(unseen))
 
 
 def write_pictures(directory: Path, data: LabelledData, scores: np.ndarray) -> None:

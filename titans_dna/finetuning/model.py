@@ -131,8 +131,9 @@ class FineTuned(nn.Module):
         if self.question.unit == "base":
             return F.cross_entropy(out[labels >= 0], labels[labels >= 0], reduction="none")
         if task == "regression":
+            precise = out[:, 0].to(torch.promote_types(out.dtype, torch.float32))
             wanted = (labels - self.question.mean) / self.question.deviation
-            return F.mse_loss(out[:, 0], wanted.to(out.dtype), reduction="none")
+            return F.mse_loss(precise, wanted.to(precise.dtype), reduction="none")
         if task == "multilabel":
             return F.binary_cross_entropy_with_logits(out, labels.to(out.dtype), reduction="none").mean(1)
         return F.cross_entropy(out, labels, reduction="none")

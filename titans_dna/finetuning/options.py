@@ -91,7 +91,7 @@ class TuneOptions:
     """Stretches of --pool bins, at most as many as the longest sequence has bases; a signal that stands at one base wants
     stretches of one base."""
     dropout: float = 0.1
-    """Dropout before the head's output layer, and on the residual branches of what is trained of the model."""
+    """Dropout before the head's output layer, and with --tune full and scratch on the model's residual branches."""
     lora_rank: int = 8
     """Rank of the adapters of --tune lora."""
     rc_augment: bool = True
@@ -111,10 +111,11 @@ class TrainOptions:
     batch_size: int = 0
     """Sequences, or windows of labelled bases, per optimiser step; 0: 64 sequences, 16 windows."""
     batch_bases: int = 32768
-    """Bases that are in memory at once; a step with more takes several passes, and its result is the same."""
+    """Bases that are in memory at once; a step with more takes several passes, and its result is the same but for the draws
+    of dropout."""
     packed: bool = False
     """Run the sequences of a batch end to end through the model, without padding, in place of rows of like lengths that are
-    padded to the longest; the result is the same."""
+    padded to the longest; the result is the same but for the draws of dropout."""
     lr: float = 0.0
     """Highest learning rate of AdamW; 0: 2e-3, for --tune full 1e-3, for lora 2e-3 and for frozen 1e-2."""
     warmup: float = 0.05
@@ -173,6 +174,12 @@ class FinetuneOptions:
             raise ValueError(
                 "--data: got none, want a directory, a data set's name, or files; or --annotation and --fasta"
             )
+        if not self.bases.annotation and (extra := _changed(self.bases, "annotation", "fasta")):
+            raise ValueError(f"--{extra}: got it without --annotation, which it belongs to")
+        if self.bases.annotation and (extra := _changed(self.labels, "data")):
+            raise ValueError(f"--{extra}: got it with --annotation, want it with --data")
+        if self.bases.annotation and (self.tune.pool != "mean" or self.tune.mutate):
+            raise ValueError("--pool, --mutate: got one of them with --annotation, want them with --data")
         if self.labels.data and self.bases.annotation:
             raise ValueError("--data: got it with --annotation, want sequences or bases to label, one of the two")
         if bool(self.bases.annotation) != bool(self.bases.fasta):
@@ -180,9 +187,10 @@ class FinetuneOptions:
         if bool(self.bases.valid_contigs) != bool(self.bases.test_contigs):
             raise ValueError("--valid_contigs: got it, or --test_contigs, alone; want both")
         if (self.tune.model is None) == (self.tune.preset is None):
+            got = "neither it nor" if self.tune.model is None else "it and"
             raise ValueError(
-                f"--model: got {self.tune.model!r} and --preset {self.tune.preset!r}, want one of the two: a model to "
-                "start from, or the size of one to train from scratch"
+                f"--model: got {got} --preset, want one of the two: a model to start from, or the size of one to train from "
+                "scratch"
             )
         preset = self.tune.preset
         if preset is not None and preset not in preset_names() and not Path(preset).is_file():
@@ -242,8 +250,9 @@ class FinetuneOptions:
     def difference(self, other: dict[str, Any]) -> str | None:
         """The first option that a resumed run must share with the run it continues and does not, as a message."""
         for name, value in self.to_dict().items():
-            if name not in _MAY_CHANGE and value != other.get(name):
-                return f"--{name}: got {value!r}, but the run to resume has {other.get(name)!r}"
+            # An option that the run does not know yet had what is now its default.
+            if name not in _MAY_CHANGE and value != (theirs := other.get(name, _DEFAULTS.get(name))):
+                return f"--{name}: got {value!r}, but the run to resume has {theirs!r}"
         return None
 
 
@@ -252,6 +261,12 @@ class FinetuneOptions:
 _MAY_CHANGE = {
     *("data", "valid", "test", "root", "fasta", "annotation", "bed", "model", "preset", "seeds"),
     *(field.name for field in dataclasses.fields(FinetuneRunOptions)),
+}
+
+_DEFAULTS = {
+    field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+    for kind in (LabelOptions, BaseOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
+    for field in dataclasses.fields(kind)
 }
 
 _LEAST: dict[str, float] = {
@@ -275,6 +290,14 @@ _LEAST: dict[str, float] = {
 }
 
 
+def _changed(part: Any, *spared: str) -> str | None:
+    """The first field that does not have its default."""
+    for field in dataclasses.fields(part):
+        if field.name not in spared and getattr(part, field.name) != field.default:
+            return field.name
+    return None
+
+
 def _check_range(name: str, value: Any) -> None:
     if name in _LEAST and not _LEAST[name] <= value < math.inf:
         raise ValueError(f"--{name}: got {value}, want at least {_LEAST[name]}")
@@ -288,4 +311,5 @@ def _check_range(name: str, value: Any) -> None:
 
 def _absolute(name: str) -> str:
     # A data set's name or a hub id is no path.
-    return str(Path(name).absolute()) if Path(name).expanduser().exists() else name
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name

@@ -31,8 +31,7 @@ class Scored(NamedTuple):
     all: list[dict[str, Estimate]]
     """On all test rows."""
     unseen: list[dict[str, Estimate]]
-    """On the test rows that stand neither in train nor in validation, on either strand; empty where there are none, or no
-    others."""
+    """On the test rows that stand neither in train nor in validation, on either strand; empty where there are none."""
 
 
 def write_results(directory: Path, task: Task, scored: Sequence[Scored], about: dict[str, Any], notes: str) -> None:
@@ -73,8 +72,10 @@ def summary(runs: Sequence[dict[str, Estimate]], metric: str) -> str:
         return "–"
     if len(runs) > 1:
         found = spread(runs)[metric]
-        return f"{found.mean:.3f} ± {found.deviation:.3f}"
+        return f"{found.mean:.3f} ± {found.deviation:.3f}" if math.isfinite(found.mean) else "–"
     value, low, high = runs[0][metric]
+    if not math.isfinite(value):
+        return "–"
     return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else "")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning import pytorch as pl
 from torch import Tensor
 
@@ -69,7 +69,6 @@ class Rounds(pl.Callback):
         module = _module(pl_module)
         if module.step:
             module.adamw().optimizer.load_state_dict(self._optimiser)
-        self._saved = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,9 +84,11 @@ class Rounds(pl.Callback):
         if module.skipped_in_a_row >= MAX_SKIPPED:
             self.outcome = "diverged"
         elif module.step % self.every == 0 or last:
-            self._validate(module)
-            late = self.options.train.patience and self.since >= self.options.train.patience
-            self.outcome = "finished" if last or late else "running"
+            if self._validate(module):
+                late = self.options.train.patience and self.since >= self.options.train.patience
+                self.outcome = "finished" if last or late else "running"
+            else:
+                self.outcome = "diverged"
         if self.outcome == "running" and self.interruption.signal is not None:
             self.outcome = "interrupted"
         self.progress.step(result, self.history[-1] if module.step % self.every == 0 and self.history else None)
@@ -114,8 +115,11 @@ class Rounds(pl.Callback):
             },
         )
 
-    def _validate(self, module: FinetuneModule) -> None:
+    def _validate(self, module: FinetuneModule) -> bool:
+        """False where what the model says is not finite."""
         scores = self.examples.scores(module.model, "valid")
+        if not np.isfinite(scores).all():
+            return False
         metrics = {name: one.value for name, one in self.examples.metrics(scores, "valid").items()}
         train = sum(self._losses) / len(self._losses) if self._losses else math.nan
         loss = self.examples.loss(scores, "valid")
@@ -133,6 +137,7 @@ class Rounds(pl.Callback):
             self.best = {
                 name: one.detach().cpu().clone() for name, one in module.model.state_dict().items() if name in trained
             }
+        return True
 
 
 def read_seed(directory: Path) -> dict[str, Any] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ from titans_dna.data.cache import replacing
 from titans_dna.data.tokenizer import make_tokenizer
 from titans_dna.finetuning.adapters import check_tune
 from titans_dna.finetuning.base_job import BaseJob
-from titans_dna.finetuning.directory import REPORT, check_directory, check_same, open_directory
+from titans_dna.finetuning.directory import REPORT, check_directory, check_same, open_directory, write_run
 from titans_dna.finetuning.fit import Fitted, fit
 from titans_dna.finetuning.job import Job, SequenceJob
 from titans_dna.finetuning.opened import refuse_finetuned
@@ -60,9 +62,10 @@ def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResul
     backbone = _backbone(options)
     job.check(backbone.tokenizer)  # pyright: ignore[reportArgumentType]
     check_tune(options.tune.tune)
-    about = {**job.describe(), "model": None if options.tune.preset else weights_fingerprint(backbone)}
+    about = {**job.describe(), "model": _fingerprint(options, backbone)}
     if resume:
         check_same(directory, about)
+        write_run(directory, options)
     else:
         open_directory(directory, options, about, job.report())
     if options.run.threads:
@@ -79,6 +82,12 @@ def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResul
     return _report(directory, options, job, about, ours, scored)
 
 
+def check_started(options: FinetuneOptions) -> None:
+    """ValueError where data or model are not those of the run in the directory."""
+    job = SequenceJob(options)
+    check_same(Path(options.run.out), {**job.describe(), "model": _fingerprint(options, _backbone(options))})
+
+
 def choose_device(accelerator: str) -> str:
     """cpu or cuda. ValueError where a GPU is wanted and there is none."""
     if accelerator == "cuda" and not torch.cuda.is_available():
@@ -92,6 +101,13 @@ class _Seed(NamedTuple):
     place: Path
     values: dict[str, Any]
     scores: np.ndarray
+
+
+def _fingerprint(options: FinetuneOptions, backbone: TitansDNA) -> str:
+    """Of what training starts from: weights, or the shape of a model from scratch."""
+    if options.tune.preset is None:
+        return weights_fingerprint(backbone)
+    return hashlib.blake2b(repr(backbone.config).encode(), digest_size=16).hexdigest()
 
 
 def _backbone(options: FinetuneOptions) -> TitansDNA:
@@ -139,7 +155,8 @@ def _finish_seed(place: Path, fitted: Fitted, scores: np.ndarray) -> None:
     """Scores, and last the mark that all of it is there."""
     with replacing(place / SCORES) as aside, open(aside, "wb") as out:
         np.save(out, scores)
-    values = {"steps": fitted.steps, "diverged": fitted.diverged, "value": fitted.value, "best": fitted.best}
+    best = {name: value if math.isfinite(value) else None for name, value in fitted.best.items()}
+    values = {"steps": fitted.steps, "diverged": fitted.diverged, "value": fitted.value, "best": best}
     with replacing(place / DONE) as aside:
         aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 

@@ -21,6 +21,7 @@ from titans_dna.model import TitansDNA
 
 WEIGHTS, CONFIG, TOKENIZER = "finetuned.safetensors", "finetuned.json", "tokenizer.json"
 FILES = (WEIGHTS, CONFIG, TOKENIZER)
+UNSAVED = "backbone.head.weight"
 _FORMAT = {"format": "titans-dna fine-tuned model", "version": 1}
 
 
@@ -125,7 +126,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _weights(model: FineTuned) -> dict[str, torch.Tensor]:
     """Without the language-model head, which answers another question (and may be the embedding)."""
     named = model.state_dict().items()
-    return {name: value.detach().cpu().contiguous() for name, value in named if name != "backbone.head.weight"}
+    return {name: value.detach().cpu().contiguous() for name, value in named if name != UNSAVED}
 
 
 def _read_weights(model: FineTuned, path: Path) -> None:

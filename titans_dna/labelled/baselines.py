@@ -79,7 +79,7 @@ def positions(data: LabelledData, seed: int) -> np.ndarray:
 def _letters_at(rows: Rows, width: int) -> sparse.csr_array:
     letters = np.array([np.frombuffer(one[:width].ljust(width, b"N"), np.uint8) for one in rows.sequences])
     found = letters[:, :, None] == np.frombuffer(b"ACGT", np.uint8)
-    return sparse.csr_array(found.reshape(len(letters), -1).astype(np.float64))
+    return sparse.csr_array(found.reshape(len(letters), -1), dtype=np.float64)
 
 
 class _RootCounts:

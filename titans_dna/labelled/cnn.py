@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Sequence
 
@@ -171,11 +173,30 @@ def _loader(rows: Rows, width: int, batches: BatchSampler) -> DataLoader:
 def _fit(module: _Training, train: DataLoader, valid: DataLoader, epochs: int, accelerator: str) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    outside = _Signals()
     trainer = pl.Trainer(
-        accelerator=accelerator, devices=1, max_epochs=epochs, logger=False, enable_checkpointing=False,
+        accelerator=accelerator, devices=1, max_epochs=epochs, logger=False, enable_checkpointing=False, callbacks=[outside],
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers and on batch sizes
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
-        trainer.fit(module, train, valid)
+        try:
+            trainer.fit(module, train, valid)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise outside.stopped or KeyboardInterrupt from None
+
+
+class _Signals(pl.Callback):
+    """Signals end the training as they would end anything else of the caller's, not in Lightning's ways."""
+
+    def __init__(self) -> None:
+        self._terminate = signal.getsignal(signal.SIGTERM)
+        self.stopped: BaseException | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.stopped = exception
