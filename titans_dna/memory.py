@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,7 +80,8 @@ class NeuralMemory(nn.Module):
         nn.init.normal_(self.gates.weight, std=0.1 * width**-0.5)  # at the start the biases alone set the rates
         even = torch.ones(config.heads)
         biases = [RATE_BIAS * even] + [DECAY_BIAS * even] * config.momentum
-        biases += [torch.linspace(*FORGET_BIAS, config.heads)] * config.forgetting
+        # transformers replaces torch.linspace while it loads a model, and leaves it so where that fails.
+        biases += [torch.tensor(np.linspace(*FORGET_BIAS, config.heads).tolist())] * config.forgetting
         self.gates.bias.copy_(torch.cat(biases))
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:

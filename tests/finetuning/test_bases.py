@@ -13,7 +13,7 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.data.nucleotide import NucleotideTokenizer
 from titans_dna.data.regions import Interval
-from titans_dna.finetuning.base_examples import score_bases
+from titans_dna.finetuning.base_score import score_bases
 from titans_dna.finetuning.intervals_out import IntervalWriter
 from titans_dna.finetuning.model import FineTuned, Question
 from titans_dna.labelled.data import reverse_complement

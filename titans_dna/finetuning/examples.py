@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from titans_dna.data.tokenizer import Tokenizer
 from titans_dna.embedding.source import strands
 from titans_dna.finetuning.model import Batch, FineTuned, Question
 from titans_dna.finetuning.score import score_sequences
+from titans_dna.finetuning.within import within
 from titans_dna.labelled.data import LabelledData, Rows, reverse_complement
 from titans_dna.labelled.linear import validation_loss
 from titans_dna.labelled.metrics import Estimate, evaluate
@@ -115,16 +116,6 @@ def shuffled_batches(lengths: np.ndarray, batch_size: int, seed: Sequence[int]) 
         some = some[np.argsort(lengths[some], kind="stable")]
         batches += [some[i : i + batch_size] for i in range(0, len(some), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def within(lengths: np.ndarray, bases: int) -> Iterator[np.ndarray]:
-    """Places of rows, the longest first, in runs whose padded bases are at most `bases`, or single ones."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(1, bases // max(1, int(lengths[order[start]])))
-        yield order[start : start + rows]
-        start += rows
 
 
 def mutated(letters: bytes, share: float, rng: np.random.Generator) -> bytes:

@@ -8,12 +8,11 @@ from titans_dna.data.cache import replacing
 from titans_dna.data.fasta import open_genomes
 from titans_dna.data.intervals import read_bed
 from titans_dna.data.regions import Interval, merge, whole_contigs
-from titans_dna.finetuning.base_examples import score_bases
+from titans_dna.finetuning.base_score import score_bases
 from titans_dna.finetuning.intervals_out import IntervalWriter
 from titans_dna.finetuning.model import FineTuned
 from titans_dna.finetuning.scoring import shown
 from titans_dna.finetuning.use_options import PredictOptions
-from titans_dna.labelled.windows import tile
 
 
 def predict_intervals(model: FineTuned, options: PredictOptions) -> int:
@@ -29,13 +28,18 @@ def predict_intervals(model: FineTuned, options: PredictOptions) -> int:
         raise ValueError(f"--out: got {out}, want a file that ends in .bed: this model has an answer for each base")
     genome = open_genomes(files.fasta)
     where = whole_contigs(genome) if files.bed is None else merge(row.interval for row in read_bed(files.bed, genome))
-    windows = tile(where, model.question.window)
-    together = max(1, options.scoring.batch_bases // model.question.window)
+    window = model.question.window
+    windows = [
+        Interval(one.contig, start, min(start + window, one.end))
+        for one in where
+        for start in range(one.start, one.end, window)
+    ]
+    together = max(1, options.scoring.batch_bases // window)
     with replacing(out) as aside, open(aside, "w", encoding="utf-8", newline="\n") as file:
         writer = IntervalWriter(file, model.question.classes)
         with shown("predict", sum(map(len, where))) as progress:
             for first in range(0, len(windows), together):
-                some = [Interval(*one[:3]) for one in windows[first : first + together]]
+                some = windows[first : first + together]
                 letters = [genome.fetch(*_ends(one)).upper().replace(b"U", b"T") for one in some]
                 scores = score_bases(model, letters, batch_bases=options.scoring.batch_bases)
                 for one, sequence, found in zip(some, letters, scores, strict=True):
