@@ -10,7 +10,8 @@ import jsonargparse
 
 from titans_dna.config import TitansConfig
 from titans_dna.embedding.options import FileOptions, SpeedOptions, VectorOptions
-from titans_dna.finetuning.options import BaseOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
+from titans_dna.finetuning.data_options import BaseOptions, LabelOptions
+from titans_dna.finetuning.options import FinetuneRunOptions, TrainOptions, TuneOptions
 from titans_dna.finetuning.use_options import RowOptions, ScoringOptions, SequenceFileOptions, SuiteOptions
 from titans_dna.flags import add_options
 from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions

@@ -226,7 +226,7 @@ BAD = {
     "one class": ("--root gb --only demo_human_or_worm --label_column class", "train has one class only, 'a'"),
     "no such model": ("--root gb --model nope", "nope"),
     "fine-tuned": ("--root gb --model tuned", "--model: tuned holds a fine-tuned model"),
-    "two models": ("--root gb --model tuned --preset tiny", "--model: got 'tuned' and --preset 'tiny'"),
+    "two models": ("--root gb --model tuned --preset tiny", "--model: got it and --preset, want one of the two"),
     "nothing to resume": ("--root gb --resume", "--resume: b holds no benchmark to resume"),
     "not empty": ("--root gb --out gb", "--out: gb is not empty"),
 }

@@ -24,9 +24,10 @@ from titans_dna.config import TitansConfig
 from titans_dna.data.kmer import KmerTokenizer
 from titans_dna.data.nucleotide import NucleotideTokenizer
 from titans_dna.finetuning.adapters import choose_trained, merge_adapters
+from titans_dna.finetuning.data_options import LabelOptions
 from titans_dna.finetuning.fit import build
 from titans_dna.finetuning.model import FineTuned, Question
-from titans_dna.finetuning.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
+from titans_dna.finetuning.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
 from titans_dna.finetuning.rounds import Rounds
 from titans_dna.finetuning.saved import load_finetuned
 from titans_dna.finetuning.score import score_sequences
@@ -174,6 +175,7 @@ def test_interrupted_in_a_baseline(tmp_path, monkeypatch, number):
     monkeypatch.setattr(
         GenomicBenchmarksCNN, "forward", lambda self, ids: (signal.raise_signal(number), forward(self, ids))[1]
     )
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
     status, _, errors = run("--preset", "tiny", "--variant", "lmm", "--data", data, "--out", out, *FAST[2:], "--epochs", 1,
                             "--baselines", "cnn")  # fmt: skip
     assert status == 128 + number, errors

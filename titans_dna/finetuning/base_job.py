@@ -13,9 +13,10 @@ from titans_dna.data.intervals import Split, read_bed, split_by_bed, split_by_co
 from titans_dna.data.regions import Interval
 from titans_dna.data.tokenizer import NucleotideTokenizer, Tokenizer
 from titans_dna.finetuning.base_examples import BaseExamples
+from titans_dna.finetuning.data_options import BaseOptions
 from titans_dna.finetuning.intervals_out import IntervalWriter
 from titans_dna.finetuning.model import Question
-from titans_dna.finetuning.options import BaseOptions, FinetuneOptions
+from titans_dna.finetuning.options import FinetuneOptions
 from titans_dna.finetuning.results import Scored
 from titans_dna.labelled.annotation import read_annotation
 from titans_dna.labelled.base_baselines import baselines, gather

@@ -20,6 +20,7 @@ from titans_dna.finetuning.results import JSON
 from titans_dna.finetuning.run import OURS, check_started, choose_device, finetune
 from titans_dna.finetuning.suite import find_sets
 from titans_dna.finetuning.use_options import BenchmarkOptions
+from titans_dna.training.run_file import read_options
 
 BENCHMARK = "benchmark.yaml"
 
@@ -76,17 +77,8 @@ def benchmark(options: BenchmarkOptions, *, resume: bool = False) -> BenchmarkRe
 
 
 def read_benchmark(directory: Path) -> dict[str, Any]:
-    """Options of the benchmark in a directory. Raises FileNotFoundError, or ValueError for a damaged file."""
-    path = directory / BENCHMARK
-    if not path.is_file():
-        raise FileNotFoundError(f"--resume: {directory} holds no benchmark to resume ({BENCHMARK} is missing)")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got no mapping of options, want what a benchmark wrote")
-    return values
+    """Options of the benchmark in a directory; raises what `read_options` raises."""
+    return read_options(directory / BENCHMARK, "benchmark")
 
 
 def _run_set(options: BenchmarkOptions, name: str, data: Path) -> tuple[SetResult, int | None, bool]:

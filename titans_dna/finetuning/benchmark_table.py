@@ -112,7 +112,7 @@ def _legend(published: Published, shown: list[PublishedModel]) -> str:
     lines = [
         f"Metric: {published.metric.upper() if published.metric == 'mcc' else published.metric} on the test split; over "
         "several seeds mean ± standard deviation. Train counts the validation rows too. Unseen rows: the test rows that "
-        "stand neither in train nor in validation, on either strand; – where all or none do not.",
+        "stand neither in train nor in validation, on either strand; – where there are none.",
     ]
     if shown:
         lines.append(

@@ -12,6 +12,7 @@ import yaml
 
 from titans_dna.data.cache import replacing
 from titans_dna.finetuning.options import FinetuneOptions
+from titans_dna.training.run_file import read_options
 
 RUN, DATA, REPORT = "run.yaml", "data.json", "data_report.md"
 
@@ -31,20 +32,8 @@ def check_directory(directory: Path, options: FinetuneOptions, resume: bool) -> 
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """Options of the run in a directory.
-
-    Raises FileNotFoundError, or ValueError for a damaged file.
-    """
-    path = directory / RUN
-    if not path.is_file():
-        raise FileNotFoundError(f"--resume: {directory} holds no run to resume ({RUN} is missing)")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got no mapping of options, want what a run wrote")
-    return values
+    """Options of the run in a directory; raises what `read_options` raises."""
+    return read_options(directory / RUN, "run")
 
 
 def open_directory(directory: Path, options: FinetuneOptions, about: dict[str, Any], report: str) -> None:

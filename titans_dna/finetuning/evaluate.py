@@ -17,7 +17,8 @@ from titans_dna.finetuning.job import score_rows, write_pictures
 from titans_dna.finetuning.opened import open_finetuned, want_sequences
 from titans_dna.finetuning.results import table, write_results
 from titans_dna.finetuning.saved import UNSAVED
-from titans_dna.finetuning.scoring import score_all, shown
+from titans_dna.finetuning.score import score_all
+from titans_dna.finetuning.scoring import shown
 from titans_dna.finetuning.use_options import EvaluateOptions, RowOptions
 from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.labelled.data import LabelledData, Task

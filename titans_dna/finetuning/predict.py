@@ -15,7 +15,8 @@ from titans_dna.finetuning.answers import answers, check_format, sequence_blocks
 from titans_dna.finetuning.model import FineTuned
 from titans_dna.finetuning.opened import open_finetuned
 from titans_dna.finetuning.predict_bases import predict_intervals
-from titans_dna.finetuning.scoring import score_all, shown
+from titans_dna.finetuning.score import score_all
+from titans_dna.finetuning.scoring import shown
 from titans_dna.finetuning.use_options import PredictOptions, SequenceFileOptions
 
 

@@ -27,12 +27,27 @@ def score_sequences(
 
     batch_size, batch_bases: sequences and bases side by side; they change speed and memory, and no score.
     """
-    source = TextSource(list(sequences))
-    found: list[np.ndarray | None] = [None] * len(sequences)
-    for numbers, scores in score_batches(model, source, batch_size=batch_size, batch_bases=batch_bases):
-        for number, row in zip(numbers, scores, strict=True):
-            found[number] = row
-    return np.stack(found) if found else np.empty((0, model.question.outputs))  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return score_all(model, TextSource(list(sequences)), batch_size=batch_size, batch_bases=batch_bases)
+
+
+def score_all(
+    model: FineTuned,
+    source: Source,
+    *,
+    batch_size: int = 64,
+    batch_bases: int = 1 << 17,
+    workers: int = 0,
+    progress: Callable[[float], None] = lambda bases: None,
+) -> np.ndarray:
+    """Scores in the order of the source: float64 [n, classes], for regression [n]."""
+    shape = () if model.question.task == "regression" else (model.question.outputs,)
+    found = np.empty((len(source.lengths), *shape))
+    batches = score_batches(
+        model, source, batch_size=batch_size, batch_bases=batch_bases, workers=workers, progress=progress
+    )
+    for numbers, scores in batches:
+        found[numbers] = scores
+    return found
 
 
 def score_batches(

@@ -1,4 +1,4 @@
-"""All sequences of a source through a model, with progress; and how Ctrl-C and SIGTERM end that."""
+"""Progress while sequences go through a model; and how Ctrl-C and SIGTERM end that."""
 
 from __future__ import annotations
 
@@ -6,36 +6,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import numpy as np
 from tqdm import tqdm
-
-from titans_dna.embedding.source import Source
-from titans_dna.finetuning.model import FineTuned
-from titans_dna.finetuning.score import score_batches
-
-
-def score_all(
-    model: FineTuned,
-    source: Source,
-    *,
-    batch_size: int = 64,
-    batch_bases: int = 1 << 17,
-    workers: int = 0,
-    progress: Callable[[float], None] = lambda bases: None,
-) -> np.ndarray:
-    """Scores in the order of the source: float64 [n, classes], for regression [n]."""
-    shape = () if model.question.task == "regression" else (model.question.outputs,)
-    found = np.empty((len(source.lengths), *shape))
-    batches = score_batches(
-        model, source, batch_size=batch_size, batch_bases=batch_bases, workers=workers, progress=progress
-    )
-    for numbers, scores in batches:
-        found[numbers] = scores
-    return found
 
 
 class Progress:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from titans_dna.finetuning.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
+from titans_dna.finetuning.data_options import LabelOptions
+from titans_dna.finetuning.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
 
 SUITES = ("genomic_benchmarks", "GUE")
 

@@ -31,6 +31,7 @@ from titans_dna.training.recorder import Outcome, Recorder
 from titans_dna.training.reports import CARD, MARKOV, PLOT, held_out, plot_loss, write_card, write_markov
 from titans_dna.training.run_checkpoint import FILE as CHECKPOINT
 from titans_dna.training.run_checkpoint import read_checkpoint, restore
+from titans_dna.training.run_file import read_options
 from titans_dna.training.source import Source, open_source
 from titans_dna.training.validate import validate
 
@@ -108,20 +109,8 @@ def _check_directory(directory: Path, options: PretrainOptions, resume: bool) ->
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """Options of the run in a directory.
-
-    Raises FileNotFoundError, or ValueError for a damaged file.
-    """
-    path = directory / RUN
-    if not path.is_file():
-        raise FileNotFoundError(f"--resume: {directory} holds no run to resume ({RUN} is missing)")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got no mapping of options, want what a run wrote")
-    return values
+    """Options of the run in a directory; raises what `read_options` raises."""
+    return read_options(directory / RUN, "run")
 
 
 def _read_resumed(directory: Path, about: dict[str, Any]) -> dict[str, Any] | None:
