@@ -12,18 +12,19 @@ ROOT = Path(__file__).parents[1]
 # Each module imports only from those before it; `config` and `titans_kernels` are for all.
 ORDER = [
     ["config"],
-    ["packing", "layers", "attention", "memory", "blocks", "model"],
+    ["packing", "layers", "attention", "memory", "blocks", "model", "transformer"],
     ["data.vocabulary", "data.nucleotide", "data.kmer", "data.bpe", "data.tokenizer"],
     ["data.records", "data.cache", "data.fasta", "data.regions", "data.intervals"],
     ["data.stretches", "data.sampler", "data.dataset", "data.loader", "data.datamodule"],
     ["markov"],
     ["heads"],
-    ["fingerprint", "hub", "checkpoint"],
+    ["device", "fingerprint", "hub", "checkpoint"],
     ["training"],
     ["embedding"],
     ["labelled"],
     ["finetuning"],
     ["huggingface"],
+    ["bench"],
     ["flags", "parsers", "cli"],
 ]
 # The doors back: methods that import what they call when they are called.
@@ -52,7 +53,7 @@ def imports(path):
 def test_import_order():
     for path in (ROOT / "titans_dna").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT / "titans_dna").with_suffix("").parts).removesuffix(".__init__")
-        if module in ("__init__", "data", "training", "embedding", "labelled", "finetuning", "huggingface"):
+        if module in ("__init__", "data", "training", "embedding", "labelled", "finetuning", "huggingface", "bench"):
             continue
         group, rank = place(module)
         for found in imports(path):

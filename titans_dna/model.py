@@ -42,13 +42,7 @@ class TitansDNA(nn.Module):
         self.blocks = nn.ModuleList(build_block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self._initialise()
-        self.logit_scale = 1.0
-        if config.tie_embeddings:
-            # The embedding has unit variance, and the residual stream still holds the last token's: without the scale
-            # the model would begin by being sure that every token repeats.
-            self.head.weight = self.embedding.weight
-            self.logit_scale = 1 / config.width
+        self.logit_scale = initialise(self, config)
 
     def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None, cu_seqlens: Tensor | None = None) -> Output:
         """ids: whole numbers [b, t], t >= 1, below vocab_size. state: what the call before returned; None is a fresh start.
@@ -142,16 +136,31 @@ class TitansDNA(nn.Module):
         """Number of learned values, a tied embedding counted once."""
         return sum(p.numel() for p in self.parameters())
 
-    def _initialise(self) -> None:
-        """Linear layers with standard deviation 1/√fan_in, those that end a residual branch smaller with depth."""
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                scale = (2 * self.config.layers) ** -0.5 if name.endswith((".output", ".down")) else 1.0
-                nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
-        nn.init.normal_(self.embedding.weight)
-        nn.init.normal_(self.head.weight, std=0.1 * self.config.width**-0.5)
-        for memory in (module for module in self.modules() if isinstance(module, NeuralMemory)):
-            memory.initialise((2 * self.config.layers) ** -0.5)
+
+def initialise(model: nn.Module, config: TitansConfig) -> float:
+    """Draw the weights of a language model with `embedding` and `head`, tie the two where the configuration says so, and
+    return the factor of its logits.
+
+    Linear layers get standard deviation 1/√fan_in, those that end a residual branch a smaller one with depth.
+    """
+    branch = (2 * config.layers) ** -0.5
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            scale = branch if name.endswith((".output", ".down")) else 1.0
+            nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
+    embedding, head = model.get_submodule("embedding"), model.get_submodule("head")
+    assert isinstance(embedding, nn.Embedding)
+    assert isinstance(head, nn.Linear)
+    nn.init.normal_(embedding.weight)
+    nn.init.normal_(head.weight, std=0.1 * config.width**-0.5)
+    for memory in (module for module in model.modules() if isinstance(module, NeuralMemory)):
+        memory.initialise(branch)
+    if not config.tie_embeddings:
+        return 1.0
+    # The embedding has unit variance, and the residual stream still holds the last token's: without the scale the model
+    # would begin by being sure that every token repeats.
+    head.weight = embedding.weight
+    return 1 / config.width
 
 
 def map_state(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
