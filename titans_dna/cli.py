@@ -12,6 +12,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from titans_dna.bench.needle_options import NeedleOptions
 from titans_dna.config import TitansConfig
 from titans_dna.embedding.options import EmbedOptions
 from titans_dna.finetuning.options import FinetuneOptions
@@ -22,6 +23,7 @@ from titans_dna.parsers import (
     EMBED_PARTS,
     EVALUATE_PARTS,
     FINETUNE_PARTS,
+    NEEDLE_PARTS,
     PREDICT_PARTS,
     PRETRAIN_PARTS,
     VOCABULARY,
@@ -136,6 +138,18 @@ def benchmark(options: BenchmarkOptions, resume: bool) -> int:
     return _diverged(result.diverged)
 
 
+def needle(options: NeedleOptions, resume: bool) -> int:
+    """Train models to recall planted words, and ask them far away; returns the exit status."""
+    from titans_dna.bench.needle import bench_needle
+
+    again = f"continue with: the same command and --resume (what is done lies in {options.run.out})"
+    status, table = _until_stopped(lambda: bench_needle(options, resume=resume), again)
+    if table is None:
+        return status
+    print(f"\n{table}\nbench: {options.run.out} (needle.md, needle.png, results.csv)")
+    return 0
+
+
 def _diverged(names: Sequence[str]) -> int:
     if not names:
         return 0
@@ -169,6 +183,8 @@ def _run(arguments: list[str]) -> int:
         check_once(arguments)
     if verb == "embed":
         return embed(EmbedOptions(*(part(kind, first) for kind in EMBED_PARTS)))
+    if verb == "bench":
+        return _bench(first)
     if verb == "pretrain":
         defaults = _run_defaults(first) if first.resume else _preset_defaults(first.preset)
         values = make_parser(verb, defaults).parse_args(arguments).pretrain
@@ -187,6 +203,12 @@ def _run(arguments: list[str]) -> int:
     if verb == "finetune":
         return finetune(FinetuneOptions(*given), values.resume)
     return benchmark(BenchmarkOptions(*given), values.resume)
+
+
+def _bench(chosen: jsonargparse.Namespace) -> int:
+    """One of the measurements of `titans-dna bench`."""
+    values = chosen[chosen.subcommand]
+    return needle(NeedleOptions(*(part(kind, values) for kind in NEEDLE_PARTS)), values.resume)
 
 
 def _whole(verb: Callable[[], int]) -> int:

@@ -38,9 +38,11 @@ def add_options(
         if field.name == skip:
             continue
         flag, text = f"--{prefix}{field.name}", helps[field.name].replace("%", "%%")
-        if types[field.name] == tuple[str, ...]:
-            names: Any = field.default
-            group.add_argument(flag, nargs="+", type=str, default=list(names), help=text, metavar="NAME")
+        lists = {tuple[str, ...]: (str, "NAME"), tuple[int, ...]: (int, "N")}
+        if types[field.name] in lists:
+            kind_of_one, shown = lists[types[field.name]]
+            several: Any = field.default
+            group.add_argument(flag, nargs="+", type=kind_of_one, default=list(several), help=text, metavar=shown)
         elif field.name in SWITCHES:
             group.add_argument(flag, action="store_true", help=text)
         elif types[field.name] is bool:
@@ -108,7 +110,7 @@ def one_line(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     wrong = re.search(
-        r"Parser key \"(.+)\": Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+)\])\. Got value: (.*)", text
+        r"Parser key \"(.+)\"(?: element \d+)?: Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+)\])\. Got value: (.*)", text
     )
     if wrong:
         return f"--{wrong[1]}: got {wrong[4]}, want {wrong[2] or 'one of ' + wrong[3]}"

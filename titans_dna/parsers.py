@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonargparse
 
+from titans_dna.bench.needle_options import NeedleRunOptions, NeedleTaskOptions, NeedleTrainOptions
 from titans_dna.config import TitansConfig
 from titans_dna.embedding.options import FileOptions, SpeedOptions, VectorOptions
 from titans_dna.finetuning.data_options import BaseOptions, LabelOptions
@@ -22,6 +23,7 @@ FINETUNE_PARTS = (LabelOptions, TuneOptions, TrainOptions, FinetuneRunOptions, B
 EVALUATE_PARTS = (RowOptions, ScoringOptions)
 PREDICT_PARTS = (SequenceFileOptions, ScoringOptions)
 BENCHMARK_PARTS = (SuiteOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
+NEEDLE_PARTS = (NeedleRunOptions, NeedleTaskOptions, NeedleTrainOptions)
 VOCABULARY = "vocab_size"  # the tokeniser's
 
 
@@ -47,6 +49,7 @@ def make_parser(verb: str = "", defaults: dict[str, Any] | None = None) -> jsona
         made = make()
         made.set_defaults(given.get(name, {}))
         verbs.add_subcommand(name, made, help=text)
+    _add_bench(verbs)
     return parser
 
 
@@ -116,6 +119,25 @@ def _benchmark_parser() -> jsonargparse.ArgumentParser:
         "--resume", action="store_true", help="continue the benchmark in --out; its own options are defaults"
     )
     parser.set_defaults({"out": "runs/benchmark"})
+    return parser
+
+
+def _add_bench(verbs: Any) -> None:
+    """`titans-dna bench`, whose verbs jsonargparse wants added after it has itself been."""
+    parser = _described("Measure what models do over long distances, beside ablations and a transformer.")
+    verbs.add_subcommand("bench", parser, help="measure what models do over long distances")
+    measures = parser.add_subcommands(required=True)
+    for name, make, text in (("needle", _needle_parser, "recall of planted words, up to a million bases later"),):
+        measures.add_subcommand(name, make(), help=text)
+
+
+def _needle_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "Needle in a genome: train small models to recall words planted in real sequence, and ask them 1,000 to 1,000,000 "
+        "bases later. Example: titans-dna bench needle --fasta genome.fa --models lmm mag --out runs/needle"
+    )
+    _add_parts(parser, NEEDLE_PARTS)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, given the same options")
     return parser
 
 
