@@ -12,6 +12,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from titans_dna.bench.context_options import ContextOptions
 from titans_dna.bench.needle_options import NeedleOptions
 from titans_dna.config import TitansConfig
 from titans_dna.embedding.options import EmbedOptions
@@ -20,6 +21,7 @@ from titans_dna.finetuning.use_options import BenchmarkOptions, EvaluateOptions,
 from titans_dna.flags import check_lists, check_once, one_line, part
 from titans_dna.parsers import (
     BENCHMARK_PARTS,
+    CONTEXT_PARTS,
     EMBED_PARTS,
     EVALUATE_PARTS,
     FINETUNE_PARTS,
@@ -138,6 +140,17 @@ def benchmark(options: BenchmarkOptions, resume: bool) -> int:
     return _diverged(result.diverged)
 
 
+def context(options: ContextOptions) -> int:
+    """Score held-out bases after more and more context; returns the exit status."""
+    from titans_dna.bench.context_run import bench_context
+
+    status, done = _until_stopped(lambda: bench_context(options), "what is done is kept; the same command goes on")
+    if done is None:
+        return status
+    print(f"\n{done.table}\nresults: {done.directory} (context.md, context.png, context.csv)")
+    return 0
+
+
 def needle(options: NeedleOptions, resume: bool) -> int:
     """Train models to recall planted words, and ask them far away; returns the exit status."""
     from titans_dna.bench.needle import bench_needle
@@ -208,6 +221,8 @@ def _run(arguments: list[str]) -> int:
 def _bench(chosen: jsonargparse.Namespace) -> int:
     """One of the measurements of `titans-dna bench`."""
     values = chosen[chosen.subcommand]
+    if chosen.subcommand == "context":
+        return context(ContextOptions(*(part(kind, values) for kind in CONTEXT_PARTS)))
     return needle(NeedleOptions(*(part(kind, values) for kind in NEEDLE_PARTS)), values.resume)
 
 

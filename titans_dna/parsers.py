@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonargparse
 
+from titans_dna.bench.context_options import ContextFileOptions, ContextSpeedOptions, ContextTaskOptions
 from titans_dna.bench.needle_options import NeedleRunOptions, NeedleTaskOptions, NeedleTrainOptions
 from titans_dna.config import TitansConfig
 from titans_dna.embedding.options import FileOptions, SpeedOptions, VectorOptions
@@ -23,6 +24,7 @@ FINETUNE_PARTS = (LabelOptions, TuneOptions, TrainOptions, FinetuneRunOptions, B
 EVALUATE_PARTS = (RowOptions, ScoringOptions)
 PREDICT_PARTS = (SequenceFileOptions, ScoringOptions)
 BENCHMARK_PARTS = (SuiteOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
+CONTEXT_PARTS = (ContextFileOptions, ContextTaskOptions, ContextSpeedOptions)
 NEEDLE_PARTS = (NeedleRunOptions, NeedleTaskOptions, NeedleTrainOptions)
 VOCABULARY = "vocab_size"  # the tokeniser's
 
@@ -127,8 +129,21 @@ def _add_bench(verbs: Any) -> None:
     parser = _described("Measure what models do over long distances, beside ablations and a transformer.")
     verbs.add_subcommand("bench", parser, help="measure what models do over long distances")
     measures = parser.add_subcommands(required=True)
-    for name, make, text in (("needle", _needle_parser, "recall of planted words, up to a million bases later"),):
+    for name, make, text in (
+        ("context", _context_parser, "bits per base of held-out sequence over the context read"),
+        ("needle", _needle_parser, "recall of planted words, up to a million bases later"),
+    ):
         measures.add_subcommand(name, make(), help=text)
+
+
+def _context_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "What a trained model gains from context: bits per base of the same held-out bases after 1k to 1M bases, memory on, "
+        "reset and off. Example: titans-dna bench context --model runs/first --fasta genome.fa --contigs chr22 "
+        "--out runs/context"
+    )
+    _add_parts(parser, CONTEXT_PARTS)
+    return parser
 
 
 def _needle_parser() -> jsonargparse.ArgumentParser:
