@@ -213,6 +213,7 @@ BAD = {
     "past the end": ("--fasta x.fa --bed past.bed", "past.bed: line 1: interval two:0-71"),
     "format": ("--fasta x.fa --out p.npy", "--out: got p.npy, want a file that ends in .csv, .tsv or .parquet"),
     "no folder": ("--fasta x.fa --out no/p.csv", "--out: no: no such directory"),
+    "no writing": ("--fasta x.fa --out /proc/p.csv", "--out: /proc: cannot be written in: "),
     "an input": ("--fasta x.fa --bed in.tsv --out in.tsv --overwrite", "--out: in.tsv is one of the inputs"),
     "pretrained": ("--fasta x.fa --model pretrained", "--model: pretrained holds a pretrained model"),
     "for bases": ("--fasta x.fa --model bases", "--out: got p.csv, want a file that ends in .bed"),

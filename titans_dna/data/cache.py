@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from pyfaidx import Faidx
@@ -182,3 +183,12 @@ def _write_lines(out: BinaryIO, bases: bytes, *, end: bool) -> bytes:
     whole = len(bases) if end else len(bases) // COPY_WIDTH * COPY_WIDTH
     out.writelines(bases[i : i + COPY_WIDTH] + b"\n" for i in range(0, whole, COPY_WIDTH))
     return bases[whole:]
+
+
+def check_writable(directory: Path, flag: str) -> None:
+    """OSError naming the flag where no file can be made in a directory: before hours of work, not after."""
+    try:
+        with TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise OSError(f"{flag}: {directory}: cannot be written in: {error.strerror}") from None

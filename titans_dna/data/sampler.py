@@ -107,7 +107,7 @@ class Sampler:
 
     def plan(self, batch: int) -> Plan:
         """Batch number `batch` of this rank."""
-        raise NotImplementedError
+        raise AssertionError("a sampler defines plan")
 
     def _draw(self, stretches: Stretches, number: int, batch_size: int) -> list[Window]:
         # A counter-based generator: draw `number` needs none of the draws before it. Its raw words, unlike numpy's

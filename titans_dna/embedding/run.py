@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from titans_dna.checkpoint import load
 from titans_dna.data.fasta import open_genomes
+from titans_dna.device import choose_device
 from titans_dna.embedding.embed import check_arguments, embed_batches, plan_batches, token_bases
 from titans_dna.embedding.options import EmbedOptions, FileOptions, VectorOptions
 from titans_dna.embedding.parts import PLAN, Parts, claim, parts_folder
@@ -49,7 +50,7 @@ def embed_files(options: EmbedOptions) -> Result:
     """
     out, per_base = Path(options.files.out), options.vectors.pool == "none"
     _check_output(options.files)
-    model = load(options.files.model).to(_device(options.speed.accelerator))
+    model = load(options.files.model).to(choose_device(options.speed.accelerator))
     speed, vectors = options.speed, options.vectors
     check_arguments(model, vectors.pool, vectors.layer, speed.batch_size, speed.piece, speed.workers)
     source = genome_source(open_genomes(options.files.fasta), options.files.bed)
@@ -92,12 +93,6 @@ def _check_output(files: FileOptions) -> None:
             raise ValueError(f"--out: {file} is one of the inputs, want another name")
         if not files.overwrite and not (resuming and file != out):
             raise ValueError(f"--out: {file} exists, want another name, or --overwrite to replace it")
-
-
-def _device(accelerator: str) -> torch.device:
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--accelerator: got cuda, but PyTorch sees no GPU here, want cpu or auto")
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _plan_parts(lengths: np.ndarray, bases: int) -> list[list[int]]:

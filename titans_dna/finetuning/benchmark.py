@@ -11,13 +11,14 @@ import yaml
 
 from titans_dna.checkpoint import load
 from titans_dna.data.cache import replacing
+from titans_dna.device import choose_device
 from titans_dna.finetuning.adapters import check_tune
 from titans_dna.finetuning.benchmark_table import SetResult, write_benchmark
 from titans_dna.finetuning.directory import RUN
 from titans_dna.finetuning.opened import refuse_finetuned
 from titans_dna.finetuning.published import load_published
-from titans_dna.finetuning.results import JSON
-from titans_dna.finetuning.run import OURS, check_started, choose_device, finetune
+from titans_dna.finetuning.results import JSON, OURS
+from titans_dna.finetuning.run import check_started, finetune
 from titans_dna.finetuning.suite import find_sets
 from titans_dna.finetuning.use_options import BenchmarkOptions
 from titans_dna.training.run_file import read_options

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import torch
 
+from titans_dna.data.cache import check_writable
 from titans_dna.embedding.source import TextSource
 from titans_dna.finetuning.job import score_rows, write_pictures
 from titans_dna.finetuning.opened import open_finetuned, want_sequences
-from titans_dna.finetuning.results import table, write_results
+from titans_dna.finetuning.results import OURS, table, write_results
 from titans_dna.finetuning.saved import UNSAVED
 from titans_dna.finetuning.score import score_all
 from titans_dna.finetuning.scoring import shown
@@ -23,8 +24,6 @@ from titans_dna.finetuning.use_options import EvaluateOptions, RowOptions
 from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.labelled.data import LabelledData, Task
 from titans_dna.labelled.known import read_known
-
-OURS = "Titans (ours)"
 
 
 class Evaluated(NamedTuple):
@@ -105,8 +104,7 @@ def _check_output(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()):
         raise FileExistsError(f"--out: {out} is not empty, want a new or an empty directory")
     above = next(one for one in out.absolute().parents if one.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise NotADirectoryError(f"--out: {above} is no directory to write in")
+    check_writable(above, "--out")
 
 
 @contextmanager

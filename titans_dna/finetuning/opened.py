@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from titans_dna import checkpoint
+from titans_dna.device import choose_device
 from titans_dna.finetuning.model import FineTuned
 from titans_dna.finetuning.saved import CONFIG, load_finetuned
 
@@ -22,10 +21,7 @@ def open_finetuned(source: str, accelerator: str = "auto") -> FineTuned:
             f"--model: {source} holds a pretrained model, which answers no question yet; want the directory of a "
             "fine-tuned one, as titans-dna finetune writes it"
         )
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--accelerator: got cuda, but PyTorch finds no CUDA device here; want cpu or auto")
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    return load_finetuned(source).to(device)
+    return load_finetuned(source).to(choose_device(accelerator))
 
 
 def refuse_finetuned(source: str) -> None:

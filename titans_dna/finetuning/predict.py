@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from titans_dna.data.cache import replacing
+from titans_dna.data.cache import check_writable, replacing
 from titans_dna.data.fasta import open_genomes
 from titans_dna.embedding.source import as_source, genome_source
 from titans_dna.finetuning.answers import answers, check_format, sequence_blocks, sequence_kinds, write_blocks
@@ -91,6 +91,7 @@ def _check_output(files: SequenceFileOptions) -> None:
         raise FileNotFoundError(f"--out: {out.parent}: no such directory")
     if out.is_dir():
         raise IsADirectoryError(f"--out: {out} is a directory, want a file to write")
+    check_writable(out.parent, "--out")
     if not out.exists():
         return
     if any(Path(one).exists() and out.samefile(one) for one in (*files.fasta, *filter(None, [files.bed]))):

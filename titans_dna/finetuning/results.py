@@ -13,6 +13,7 @@ from titans_dna.data.cache import replacing
 from titans_dna.labelled.data import Task
 from titans_dna.labelled.metrics import Estimate, spread
 
+OURS = "Titans (ours)"
 MARKDOWN, CSV, JSON = "results.md", "results.csv", "results.json"
 SHOWN: dict[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "mcc", "macro_f1", "auroc", "auprc"),

@@ -17,6 +17,7 @@ from titans_dna.checkpoint import load
 from titans_dna.config import TitansConfig, preset_names
 from titans_dna.data.cache import replacing
 from titans_dna.data.tokenizer import make_tokenizer
+from titans_dna.device import choose_device
 from titans_dna.finetuning.adapters import check_tune
 from titans_dna.finetuning.base_job import BaseJob
 from titans_dna.finetuning.directory import REPORT, check_directory, check_same, open_directory, write_run
@@ -24,14 +25,13 @@ from titans_dna.finetuning.fit import Fitted, fit
 from titans_dna.finetuning.job import Job, SequenceJob
 from titans_dna.finetuning.opened import refuse_finetuned
 from titans_dna.finetuning.options import FinetuneOptions
-from titans_dna.finetuning.results import Scored, table, write_results
+from titans_dna.finetuning.results import OURS, Scored, table, write_results
 from titans_dna.finetuning.saved import FILES, save_finetuned
 from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.model import TitansDNA
 from titans_dna.training.progress import duration
 
 DONE, SCORES, BASELINES = "result.json", "scores.npy", "baselines"
-OURS = "Titans (ours)"
 
 
 class FinetuneResult(NamedTuple):
@@ -86,13 +86,6 @@ def check_started(options: FinetuneOptions) -> None:
     """ValueError where data or model are not those of the run in the directory."""
     job = SequenceJob(options)
     check_same(Path(options.run.out), {**job.describe(), "model": _fingerprint(options, _backbone(options))})
-
-
-def choose_device(accelerator: str) -> str:
-    """cpu or cuda. ValueError where a GPU is wanted and there is none."""
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--accelerator: got cuda, but PyTorch finds no CUDA device here; want cpu or auto")
-    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 class _Seed(NamedTuple):
