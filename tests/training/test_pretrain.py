@@ -199,3 +199,16 @@ def test_a_genome_with_windows_of_n_alone(tmp_path):
     assert 0 < len(empty) < 12
     assert all(row["loss"] == 0 and row["skipped"] == 0 for row in empty)
     assert np.isfinite([row["loss"] for row in rows]).all()
+
+
+def test_windows_in_pieces_train_as_whole_ones(tmp_path):
+    """Full backpropagation: the very losses and gradient norms, whatever the piece, and on a lane too."""
+    for line in (f"{SMALL} --variant mag --steps 4 --model.dropout 0", LANES.replace("20", "6 --model.dropout 0")):
+        rows = []
+        for piece in (0, 9):
+            out = tmp_path / f"{len(line)}-{piece}"
+            assert run(f"{line} --piece {piece}", out) == 0
+            rows.append(timeless(out))
+        assert len(rows[0]) == len(rows[1])
+        for one, other in zip(*rows, strict=True):
+            assert one == pytest.approx(other, rel=1e-4, nan_ok=True)

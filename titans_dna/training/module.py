@@ -15,6 +15,7 @@ from titans_dna.model import TitansDNA
 from titans_dna.training.loss import LossSums, bits_per_base, loss_sums
 from titans_dna.training.optimiser import learning_rate, parameter_groups
 from titans_dna.training.options import OptimiserOptions
+from titans_dna.training.piecewise import piecewise_loss
 
 
 class StepResult(NamedTuple):
@@ -40,7 +41,7 @@ class PretrainModule(pl.LightningModule):
 
     model: `model(ids [b, t], state) -> .logits [b, t, vocabulary], .state`. lengths: bases per token id [vocabulary].
     carry: hand the state of each batch on to the next one, unless that one starts afresh. copy_state: a copy of a state
-    without its graph.
+    without its graph. piece: tokens of a window that are worked on at a time, by `piecewise_loss`; 0: all at once.
 
     `batches` and `step` count what has been consumed and tried; `result` is the last batch's StepResult where that
     batch completed a step, else None.
@@ -55,6 +56,7 @@ class PretrainModule(pl.LightningModule):
         carry: bool,
         copy_state: Callable[[Any], Any],
         scale: float,
+        piece: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -62,6 +64,7 @@ class PretrainModule(pl.LightningModule):
         self.options = options
         self.carry = carry
         self.copy_state = copy_state
+        self.piece = piece
         self.scale = scale
         """Any number near the tokens of a batch; it keeps gradients in range until their true divisor is known."""
         self.lengths: torch.Tensor
@@ -90,14 +93,23 @@ class PretrainModule(pl.LightningModule):
         del batch_idx
         self._seed(int(batch["batch"]))
         ids, weight = batch["ids"], batch["weight"]
-        out = self.model(ids[:, :-1], None if batch["reset"] or not self.carry else self.state)
-        sums = loss_sums(out.logits, ids[:, 1:], weight[:, 1:], self.lengths)
+        before = None if batch["reset"] or not self.carry else self.state
+        sums, after = self._loss(ids[:, :-1], ids[:, 1:], weight[:, 1:], before)
         self.manual_backward(sums.weighted / self.scale)
         sums = sums.detach()
         self._sums = sums if self._sums is None else self._sums.plus(sums)
-        self.state = self.copy_state(out.state) if self.carry else None
+        self.state = self.copy_state(after) if self.carry else None
         self.batches += 1
         self.result = self._optimise() if self.batches % self.options.accumulate == 0 else None
+
+    def _loss(self, ids: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, state: Any) -> tuple[LossSums, Any]:
+        def of_piece(logits: torch.Tensor, piece: slice) -> LossSums:
+            return loss_sums(logits, targets[:, piece], weight[:, piece], self.lengths)
+
+        if 0 < self.piece < ids.shape[1]:
+            return piecewise_loss(self.model, ids, of_piece, self.piece, state)
+        out = self.model(ids, state)
+        return of_piece(out.logits, slice(None)), out.state
 
     def _seed(self, batch: int) -> None:
         # Dropout of a batch is a function of (seed, batch), so a resumed run draws what an uninterrupted one draws.

@@ -108,6 +108,9 @@ class RunOptions:
     """Processes that load data; 0 loads in the main process."""
     threads: int = 0
     """CPU threads; 0 leaves the choice to PyTorch."""
+    piece: int = 0
+    """Bases of a window that are worked on at a time, in training and validation: full backpropagation through the window in
+    the memory of a piece, at about 4/3 of the time; 0: the whole window at once."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, more time."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -218,6 +221,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_time": (0, math.inf),
     "workers": (0, 1024),
     "threads": (0, 4096),
+    "piece": (0, math.inf),
     "devices": (1, math.inf),
 }
 _OPEN_RANGES: dict[str, tuple[float, float]] = {

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from titans_dna import checkpoint
 from titans_dna.data.cache import replacing
 from titans_dna.data.intervals import write_split
+from titans_dna.device import choose_device
 from titans_dna.markov import MarkovRow
 from titans_dna.model import TitansDNA, map_state
 from titans_dna.training.interrupt import Interruption
@@ -131,10 +132,7 @@ def _is_first() -> bool:
 
 
 def _device(options: PretrainOptions) -> str:
-    wanted, found = options.run.accelerator, torch.cuda.is_available()
-    if wanted == "cuda" and not found:
-        raise ValueError("--accelerator: got cuda, but PyTorch finds no CUDA device here; want cpu or auto")
-    kind = "cuda" if wanted != "cpu" and found else "cpu"
+    kind = choose_device(options.run.accelerator)
     if kind == "cuda" and options.run.devices > torch.cuda.device_count():
         raise ValueError(f"--devices: got {options.run.devices}, want at most {torch.cuda.device_count()}")
     return kind
@@ -151,6 +149,7 @@ def _build(options: PretrainOptions, source: Source) -> PretrainModule:
         carry=options.data.lane > 0,
         copy_state=_copy_state,
         scale=options.optimiser.batch_size * options.data.context,
+        piece=options.run.piece,
     )
 
 
@@ -192,7 +191,8 @@ def _train(
     def held_out_bits() -> float:
         context: AbstractContextManager[Any] = trainer.strategy.precision_plugin.forward_context()
         batches = source.valid_batches()
-        return validate(module.model, batches, module.lengths, piece=options.data.context, precision=context)
+        piece = min(options.data.context, options.run.piece or options.data.context)
+        return validate(module.model, batches, module.lengths, piece=piece, precision=context)
 
     with Interruption() as interruption:
         recorder = Recorder(directory, options, held_out_bits, interruption, about, resumed)
