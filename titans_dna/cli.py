@@ -32,6 +32,7 @@ from titans_dna.parsers import (
     make_parser,
     option_names,
 )
+from titans_dna.planning.options import PlanFlags, PlanOptions
 from titans_dna.training.options import PretrainOptions
 
 
@@ -196,6 +197,8 @@ def _run(arguments: list[str]) -> int:
         check_once(arguments)
     if verb == "embed":
         return embed(EmbedOptions(*(part(kind, first) for kind in EMBED_PARTS)))
+    if verb == "plan":
+        return _plan(arguments, first.preset)
     if verb == "bench":
         return _bench(first)
     if verb == "pretrain":
@@ -216,6 +219,14 @@ def _run(arguments: list[str]) -> int:
     if verb == "finetune":
         return finetune(FinetuneOptions(*given), values.resume)
     return benchmark(BenchmarkOptions(*given), values.resume)
+
+
+def _plan(arguments: list[str], preset: str) -> int:
+    from titans_dna.planning.run import plan
+
+    values = make_parser("plan", _preset_defaults(preset)).parse_args(arguments).plan
+    values["work"] = values["pass"]
+    return plan(PlanOptions(part(PlanFlags, values), _config(values)))
 
 
 def _bench(chosen: jsonargparse.Namespace) -> int:
@@ -267,15 +278,18 @@ def _saved_defaults(verb: str, out: str, parts: tuple[type, ...]) -> dict[str, A
 
 
 def _options(values: jsonargparse.Namespace) -> PretrainOptions:
+    data, chosen, optimiser, run = (part(kind, values) for kind in PRETRAIN_PARTS)
+    return PretrainOptions(data, chosen, _config(values), optimiser, run)
+
+
+def _config(values: jsonargparse.Namespace) -> TitansConfig:
     model = dict(vars(values.model))
     if values.variant != "preset":
         model["variant"] = values.variant
-    data, chosen, optimiser, run = (part(kind, values) for kind in PRETRAIN_PARTS)
     try:
-        config = TitansConfig.from_dict(model)
+        return TitansConfig.from_dict(model)
     except ValueError as error:
         raise ValueError(f"--model.{error}") from None
-    return PretrainOptions(data, chosen, config, optimiser, run)
 
 
 if __name__ == "__main__":

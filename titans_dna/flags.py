@@ -24,7 +24,7 @@ LISTS = (
     "test_contigs",
     "only",
 )
-SWITCHES = ("overwrite", "rc")
+SWITCHES = ("overwrite", "rc", "no_calibration", "json")
 
 
 def add_options(

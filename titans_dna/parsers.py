@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 
@@ -16,6 +16,7 @@ from titans_dna.finetuning.data_options import BaseOptions, LabelOptions
 from titans_dna.finetuning.options import FinetuneRunOptions, TrainOptions, TuneOptions
 from titans_dna.finetuning.use_options import RowOptions, ScoringOptions, SequenceFileOptions, SuiteOptions
 from titans_dna.flags import add_options
+from titans_dna.planning.options import PlanFlags
 from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
 
 PRETRAIN_PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
@@ -47,6 +48,7 @@ def make_parser(verb: str = "", defaults: dict[str, Any] | None = None) -> jsona
         ("evaluate", _evaluate_parser, "score a fine-tuned model on labelled sequences"),
         ("predict", _predict_parser, "classes and probabilities of sequences"),
         ("benchmark", _benchmark_parser, "fine-tune on every data set of a suite"),
+        ("plan", _plan_parser, "memory, time and settings of a run to come"),
     ):
         made = make()
         made.set_defaults(given.get(name, {}))
@@ -121,6 +123,22 @@ def _benchmark_parser() -> jsonargparse.ArgumentParser:
         "--resume", action="store_true", help="continue the benchmark in --out; its own options are defaults"
     )
     parser.set_defaults({"out": "runs/benchmark"})
+    return parser
+
+
+def _plan_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "What a long run will need: memory, time, and the settings that fit, from a short run here. Example: "
+        "titans-dna plan --preset small --variant lmm --length 1M --bases 3.1G"
+    )
+    add_options(parser, PlanFlags, str(PlanFlags.__doc__), skip="work")
+    parser.add_argument(
+        "--pass",  # no name for a field
+        type=Literal["train", "read"],
+        default="train",
+        help="train, or read without a gradient, as embed and remember do",
+    )
+    add_options(parser, TitansConfig, "Model fields, each in place of the preset's", prefix="model.", skip=VOCABULARY)
     return parser
 
 

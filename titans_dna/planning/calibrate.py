@@ -1,0 +1,196 @@
+"""What a model takes, from a short run of it: bytes a base, bytes a state, seconds a base."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from titans_dna.config import TitansConfig
+from titans_dna.model import TitansDNA
+from titans_dna.planning.probe import Task
+
+MODES = {"train": ("whole", "pieces", "again", "whole-again"), "read": ("read",)}
+SECONDS = 40.0
+"""What the measurements may take, about; starting the process comes on top."""
+ROUGH_PROCESS = 540e6
+ROUGH_VALUES = {"lmm": 55, "mac": 80, "mag": 95, "mal": 90}
+"""Values that a block keeps of a token, in units of the width, as the presets took them."""
+
+
+class Coefficients(NamedTuple):
+    """Of one way to run the whole model. Peak = fixed + token * (tokens of a piece) + states, ids and the like."""
+
+    fixed: float
+    """Bytes besides: process, weights, gradients, moments, what a chunk works on."""
+    token: float
+    """Bytes that a token of a piece takes while it is worked on."""
+    left: float
+    """Bytes that a token of a piece leaves in the process afterwards, as free heap."""
+    seconds: float
+    """Seconds a token; NaN where nothing was run."""
+
+
+class Calibration(NamedTuple):
+    """What is known of a model."""
+
+    modes: dict[str, Coefficients]
+    state: float
+    """Bytes of a state of one sequence."""
+    process: float
+    """Bytes of the process with its libraries; 0 on a GPU, whose memory holds tensors alone."""
+    parameters: int
+    source: str
+    """Where the figures come from, in words."""
+    seconds: float
+    """What the calibration took."""
+    device: str
+
+
+def calibrate(
+    config: TitansConfig,
+    modes: list[str],
+    length: int,
+    device: str,
+    threads: int,
+    seconds: float = SECONDS,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Calibration:
+    """Run a model of this shape in a process of its own and measure it.
+
+    modes: of MODES. length: bases; no size goes beyond it. progress: called with measurements done and their number.
+    Raises RuntimeError with one line where the process ends early, as for want of memory.
+    """
+    began = time.monotonic()
+    rows, base, extra = _probe(Task(config.to_dict(), modes, length, device, threads, seconds), progress)
+    parameters = count_parameters(config)
+    found = {mode: _fit([row for row in rows if row["mode"] == mode], config, parameters, extra) for mode in modes}
+    state = _over_blocks({row["blocks"]: float(row["state"]) for row in rows}, config.layers)
+    took = time.monotonic() - began
+    count = threads or torch.get_num_threads()
+    where = f"CPU, {count} thread{'s' if count > 1 else ''}" if device == "cpu" else "GPU"
+    source = f"measured on this machine ({where}) in {took:.0f} s"
+    return Calibration(found, state, float(base if device == "cpu" else 0), parameters, source, took, device)
+
+
+def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
+    """The same from a table, without running anything: within a factor of two, and no time."""
+    parameters = count_parameters(config)
+    block = 4.0 * config.width * ROUGH_VALUES[config.variant if config.attention else "lmm"]
+    process = ROUGH_PROCESS if device == "cpu" else 0.0
+    found = {}
+    for mode in modes:
+        kept = block * config.layers
+        if mode in ("again", "whole-again"):
+            kept = block + 4.0 * config.width * config.layers
+        if mode == "read":
+            kept = block / 2
+        fixed = process + bytes_a_parameter(mode) * parameters
+        found[mode] = Coefficients(fixed, kept, kept / 2, float("nan"))
+    with torch.no_grad():
+        one = TitansDNA(config.replace(layers=1))(torch.zeros(1, 1, dtype=torch.long)).state
+    state = config.layers * _size(one)
+    return Calibration(found, state, process, parameters, "from a table, not measured", 0.0, device)
+
+
+def count_parameters(config: TitansConfig) -> int:
+    """Learned values of the model, without making it."""
+    with torch.device("meta"):
+        counts = [TitansDNA(config.replace(layers=n)).parameter_count() for n in (1, 2)]
+    return counts[0] + (config.layers - 1) * (counts[1] - counts[0])
+
+
+def bytes_a_parameter(mode: str) -> int:
+    """Weight and gradient, two moments of AdamW, and in pieces the gradient of one piece beside that of the window."""
+    return {"read": 4, "whole": 16, "whole-again": 16}.get(mode, 20)
+
+
+def _fit(rows: list[dict[str, Any]], config: TitansConfig, parameters: int, extra: float) -> Coefficients:
+    """Lines through the sizes of each number of blocks, then over the blocks.
+
+    extra: bytes that a process has and a measurement does not see.
+    """
+    mode, lines = rows[0]["mode"], {}
+    for blocks in sorted({row["blocks"] for row in rows}):
+        low, high = sorted((row for row in rows if row["blocks"] == blocks), key=lambda row: row["piece"])
+        lines[blocks] = _line(low, high)
+    layers, most = config.layers, max(lines)
+    counted = {row["blocks"]: row["parameters"] for row in rows}
+    fixed = lines[most].fixed + extra
+    fixed += bytes_a_parameter(mode) * (parameters - counted[most])
+    if mode in ("again", "whole-again"):
+        inputs = 4.0 * config.width * (layers - most)  # all that a checkpointed block keeps
+        token, left = lines[most].token + inputs, lines[most].left + inputs
+        seconds = lines[most].seconds * layers / most
+    else:
+        token, left, seconds = (
+            _over_blocks({blocks: getattr(line, name) for blocks, line in lines.items()}, layers)
+            for name in ("token", "left", "seconds")
+        )
+    return Coefficients(fixed, max(token, 0.0), min(max(left, 0.0), max(token, 0.0)), seconds)
+
+
+def _line(low: dict[str, Any], high: dict[str, Any]) -> Coefficients:
+    span = high["piece"] - low["piece"]
+    token = max((high["peak"] - low["peak"]) / span, 0.0)
+    left = max((high["after"] - low["after"]) / span, 0.0)
+    return Coefficients(high["peak"] - token * high["piece"], token, left, high["seconds"] / high["tokens"])
+
+
+def _over_blocks(values: dict[int, float], layers: int) -> float:
+    """A straight line through the figures of one and two blocks; with one number of blocks its share."""
+    if layers in values:
+        return values[layers]
+    if len(values) == 1:
+        ((blocks, value),) = values.items()
+        return value * layers / blocks
+    return values[1] + (layers - 1) * max(values[2] - values[1], 0.0)
+
+
+def _size(state: Any) -> int:
+    from titans_dna.model import map_state
+
+    held: dict[int, int] = {}
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    map_state(note, state)
+    return sum(held.values())
+
+
+def _probe(task: Task, progress: Callable[[int, int], None]) -> tuple[list[dict[str, Any]], int, int]:
+    """Measurements, bytes of the process, and bytes of it that the measurements do not see."""
+    command = [sys.executable, "-m", "titans_dna.planning.probe"]
+    rows: list[dict[str, Any]] = []
+    base = extra = runs = 0
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            with process.stdin as task_in:
+                json.dump(task._asdict(), task_in)
+            for line in process.stdout:
+                values = json.loads(line)
+                runs = values.get("runs", runs)
+                if "base" in values:
+                    base, extra = values["base"], values["base"] - values["base_in_fork"]
+                if "mode" in values:
+                    rows.append(values)
+                progress(len(rows), runs)
+            said = process.stderr.read().strip()
+        finally:
+            process.kill()
+    if not base:
+        reason = said.splitlines()[-1] if said else f"it was ended by signal {-(process.returncode or 0)}"
+        raise RuntimeError(f"the calibration stopped early: {reason}")
+    return rows, base, extra

@@ -1,0 +1,60 @@
+"""`titans-dna plan`: calibrate, choose, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from titans_dna.device import choose_device
+from titans_dna.planning.calibrate import Calibration, calibrate, rough
+from titans_dna.planning.options import PlanOptions
+from titans_dna.planning.peak import machine_memory
+from titans_dna.planning.report import as_dict, as_text
+from titans_dna.planning.search import modes_of, search
+
+
+def plan(options: PlanOptions) -> int:
+    """Print what a run will need; returns the exit status: 0, or 1 where nothing fits or the calibration failed."""
+    device, other = _device(options)
+    available, _ = machine_memory(device)
+    memory = options.memory or available
+    try:
+        calibration = _calibration(options, device)
+    except RuntimeError as error:
+        print(f"titans-dna: {error}; --no_calibration plans without one", file=sys.stderr)
+        return 1
+    found = search(options, calibration, memory)
+    if options.flags.json:
+        print(json.dumps(as_dict(options, calibration, found, memory, other), indent=2))
+    else:
+        print(as_text(options, calibration, found, memory, other))
+    return 0 if found.fits else 1
+
+
+def _device(options: PlanOptions) -> tuple[str, str]:
+    """The device to run on here, and what to say where the plan is for another one."""
+    wanted = options.flags.accelerator
+    if wanted == "cuda" and not torch.cuda.is_available():
+        return "cpu", "extrapolated to a GPU, which is not here: its kernels keep other things, and its time is unknown"
+    device = choose_device(wanted)
+    if options.memory > machine_memory(device)[1]:
+        return device, "extrapolated to another machine, with more memory: its time is unknown"
+    return device, ""
+
+
+def _calibration(options: PlanOptions, device: str) -> Calibration:
+    modes = modes_of(options)
+    if options.flags.no_calibration:
+        return rough(options.config, modes, device)
+
+    def progress(done: int, of: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\rcalibrating: {done} of {of or '?'} ", end="", file=sys.stderr, flush=True)
+
+    try:
+        return calibrate(options.config, modes, options.length, device, options.flags.threads, progress=progress)
+    finally:
+        if sys.stderr.isatty():
+            print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
