@@ -47,10 +47,10 @@ class NeedleTaskOptions:
     """Bases of a value."""
     needles: tuple[int, ...] = (1, 4, 16)
     """Pairs planted in a row of the test; one group of rows for each number."""
+    rows: tuple[int, ...] = (4, 2, 2)
+    """Rows of the test, one number for each of --needles."""
     distances: tuple[int, ...] = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)
     """Bases between the last planted pair and the question."""
-    rows: int = 4
-    """Rows of each group of the test, with distractors and without alike."""
     piece: int = 8192
     """Bases of each row per call of the model; changes no answer."""
     full_limit: int = 16_384
@@ -95,6 +95,11 @@ class NeedleOptions:
         self._check_models()
         for name, most in (("key_lengths", 32), ("needles", 64), ("distances", 1 << 40)):
             self._check_list(name, most)
+        if len(self.task.rows) != len(self.task.needles) or min(self.task.rows) < 1:
+            raise ValueError(
+                f"--rows: got {' '.join(map(str, self.task.rows))}, want a number from 1 on for each of the "
+                f"{len(self.task.needles)} of --needles"
+            )
         for part in (self.run, self.task, self.train):
             for name, got in asdict(part).items():
                 low = 0 if name == "threads" else 1

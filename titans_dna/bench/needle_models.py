@@ -1,0 +1,92 @@
+"""The models that are compared, by name: all of one width and depth, and what a needle needs of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from titans_dna.bench.needle_options import NeedleOptions
+from titans_dna.checkpoint import WEIGHTS, save
+from titans_dna.config import TitansConfig
+from titans_dna.data.cache import replacing
+from titans_dna.data.tokenizer import NucleotideTokenizer
+from titans_dna.model import TitansDNA
+from titans_dna.transformer import Transformer
+
+NeedleModel = TitansDNA | Transformer
+WINDOW = 128
+"""Tokens of the sliding windows, of MAC's segment, and of transformer-window."""
+NEVER = -1e4
+"""A gate's bias that no input outweighs: its sigmoid is nought, and so is its gradient."""
+CHANGES: dict[str, dict[str, Any]] = {
+    "lmm": {},
+    "mac": {},
+    "mag": {},
+    "mal": {},
+    "lmm-no-momentum": {"momentum": False},
+    "lmm-no-forgetting": {"forgetting": False},
+    "lmm-linear": {"memory_depth": 1},
+    "lmm-no-memory": {"forgetting": False},
+}
+"""Fields of the configuration, beside the variant, by name of a Titans model.
+
+lmm-no-memory is never written: its inner learning rate is held at nought, and M stays the function M_0 that it learned.
+What else lmm has stays: convolution, gates, feed-forward.
+"""
+
+
+def build(name: str, options: NeedleOptions) -> NeedleModel:
+    """An untrained model, from torch's random state.
+
+    The convolution of the memory reaches over a whole pair, so that a query can be all of a key, however deep the model.
+    """
+    task, train = options.task, options.train
+    config = TitansConfig(
+        variant=name.split("-")[0] if name in CHANGES else "lmm",
+        width=train.width,
+        layers=train.layers,
+        heads=train.heads,
+        chunk=train.chunk,
+        convolution=max(task.key_lengths) + task.value_length,
+        window=WINDOW,
+        segment=WINDOW,
+        **CHANGES.get(name, {}),
+    )
+    if name.startswith("transformer"):
+        return Transformer(config, window=WINDOW if name == "transformer-window" else 0)
+    model = TitansDNA(config)
+    if name == "lmm-no-memory":
+        _never_write(model)
+    return model
+
+
+def save_model(model: NeedleModel, directory: Path) -> None:
+    """Weights, and for a Titans model all that `titans_dna.load` wants."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, TitansDNA):
+        save(model, directory, NucleotideTokenizer())
+        return
+    with replacing(directory / WEIGHTS) as aside:
+        aside.write_bytes(to_bytes({name: value.contiguous() for name, value in model.state_dict().items()}))
+
+
+def load_model(name: str, options: NeedleOptions, directory: Path) -> NeedleModel:
+    """What `save_model` wrote. ValueError naming the file where it is damaged or another model's."""
+    model, path = build(name, options), directory / WEIGHTS
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: damaged, or not {name}: {' '.join(str(error).split())[:200]}") from None
+    return model
+
+
+@torch.no_grad()
+def _never_write(model: nn.Module) -> None:
+    for block in model.blocks:  # pyright: ignore[reportGeneralTypeIssues]
+        block.memory.gates.bias[: block.memory.config.heads] = NEVER
