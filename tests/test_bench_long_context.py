@@ -111,6 +111,7 @@ HOLD
     ("hold", "last"),
     [
         ("held = bytearray(b'x' * (300 << 20)); time.sleep(60)", {"over": "memory"}),
+        ("print(json.dumps({'length': 9, 'peak': 201}), flush=True); time.sleep(60)", {"over": "memory"}),
         ("time.sleep(60)", {"over": "seconds"}),
         ("raise SystemExit('out of luck')", {"failed": "out of luck"}),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", {"failed": f"ended with status -{signal.SIGKILL}"}),

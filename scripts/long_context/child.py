@@ -37,6 +37,9 @@ def follow(command: list[str], memory: float, seconds: float) -> Iterator[dict[s
                     for message in (json.loads(line) for line in lines if line.startswith(b"{")):
                         if "start" in message:
                             began = time.monotonic()
+                        elif message.get("peak", 0) > memory:  # between two looks
+                            yield {"over": "memory"}
+                            return
                         else:
                             yield message
                 if began is not None and time.monotonic() - began > seconds:
