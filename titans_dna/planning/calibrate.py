@@ -13,7 +13,7 @@ import torch
 
 from titans_dna.config import TitansConfig
 from titans_dna.model import TitansDNA
-from titans_dna.planning.probe import Task
+from titans_dna.planning.probe import BORDERS, Task, unit_of
 
 MODES = {"train": ("whole", "pieces", "again", "whole-again"), "read": ("read",)}
 SECONDS = 40.0
@@ -21,6 +21,8 @@ SECONDS = 40.0
 ROUGH_PROCESS = 540e6
 ROUGH_VALUES = {"lmm": 55, "mac": 80, "mag": 95, "mal": 90}
 """Values that a block keeps of a token, in units of the width, as the presets took them."""
+ROUGH_GROWTH = 2.5
+"""Of these values, what a token leaves as lost room where states are kept."""
 
 
 class Coefficients(NamedTuple):
@@ -42,6 +44,8 @@ class Calibration(NamedTuple):
     modes: dict[str, Coefficients]
     state: float
     """Bytes of a state of one sequence."""
+    growth: float
+    """Bytes that a token of the window adds while states are kept at borders, beyond the states: lost room in the heap."""
     process: float
     """Bytes of the process with its libraries; 0 on a GPU, whose memory holds tensors alone."""
     parameters: int
@@ -70,12 +74,17 @@ def calibrate(
     rows, base, extra = _probe(Task(config.to_dict(), modes, length, device, threads, seconds), progress)
     parameters = count_parameters(config)
     found = {mode: _fit([row for row in rows if row["mode"] == mode], config, parameters, extra) for mode in modes}
-    state = _over_blocks({row["blocks"]: float(row["state"]) for row in rows}, config.layers)
+    steps = [row for row in rows if row["mode"] != BORDERS]
+    state = _over_blocks({row["blocks"]: float(row["state"]) for row in steps}, config.layers)
+    growth = 0.0
+    for row in (row for row in rows if row["mode"] == BORDERS):
+        border = _over_blocks({row["blocks"]: row["growth"]}, config.layers)
+        growth = max(border - state, 0.0) / min(one["piece"] for one in steps)
     took = time.monotonic() - began
     count = threads or torch.get_num_threads()
     where = f"CPU, {count} thread{'s' if count > 1 else ''}" if device == "cpu" else "GPU"
     source = f"measured on this machine ({where}) in {took:.0f} s"
-    return Calibration(found, state, float(base if device == "cpu" else 0), parameters, source, took, device)
+    return Calibration(found, state, growth, float(base if device == "cpu" else 0), parameters, source, took, device)
 
 
 def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
@@ -93,9 +102,10 @@ def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
         fixed = process + bytes_a_parameter(mode) * parameters
         found[mode] = Coefficients(fixed, kept, kept / 2, float("nan"))
     with torch.no_grad():
-        one = TitansDNA(config.replace(layers=1))(torch.zeros(1, 1, dtype=torch.long)).state
+        one = TitansDNA(config.replace(layers=1))(torch.zeros(1, unit_of(config), dtype=torch.long)).state
     state = config.layers * _size(one)
-    return Calibration(found, state, process, parameters, "from a table, not measured", 0.0, device)
+    growth = ROUGH_GROWTH * 4 * config.width * config.layers if "pieces" in modes else 0.0
+    return Calibration(found, state, growth, process, parameters, "from a table, not measured", 0.0, device)
 
 
 def count_parameters(config: TitansConfig) -> int:

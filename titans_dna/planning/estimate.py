@@ -74,15 +74,15 @@ def estimate(calibration: Calibration, settings: Settings) -> Estimate:
     parameters = bytes_a_parameter(settings.mode) * calibration.parameters
     process = calibration.process + (TRAINER if on_cpu and not settings.read else 0)
     fixed = known.fixed - calibration.process - parameters  # what a chunk works on, at any size
-    activations = known.token * at_once + fixed
-    if activations < 0:
-        parameters, activations = max(parameters + activations, 0.0), 0.0
+    activations = max(known.token * at_once + fixed, 0.0)
     states = calibration.state * rows * (1 if settings.read else settings.borders)
+    if settings.borders:
+        states += calibration.growth * rows * max(settings.length - 2 * settings.at_once, 0)
     ids = 8.0 * at_once if settings.read else ID_BYTES * rows * settings.length
     training = process + parameters + activations + states + ids
     report = 0.0
     if on_cpu and not settings.read:
-        report = process + parameters + known.left * at_once + MARKOV
+        report = process + parameters + known.left * at_once + states + MARKOV
     tokens = rows * settings.length * settings.accumulate
     speed = 1 / known.seconds
     return Estimate(

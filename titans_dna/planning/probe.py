@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from titans_dna.config import TitansConfig
 from titans_dna.model import TitansDNA, map_state
 from titans_dna.planning.peak import Peak, can_fork
-from titans_dna.training.loss import loss_sums
+from titans_dna.training.loss import LossSums, loss_sums
 from titans_dna.training.optimiser import parameter_groups
 from titans_dna.training.piecewise import piecewise_loss
 
+BORDERS = "borders"
+"""What the states at the borders of many pieces take; a measurement beside the modes."""
+PIECES = 24
 WARM = (64, 32)
 """Window and piece of the first steps, which bring in code and the optimiser's moments."""
 TENSOR_BYTES = 2**21
@@ -52,15 +56,18 @@ def main() -> None:
     unit = unit_of(config)
     first = _apart(task, task.modes[0], 1, 2 * unit)
     runs = [(mode, blocks) for mode in task.modes for blocks in _blocks(mode, config.layers)]
-    weight = sum(blocks * (1 if mode in ("whole", "read") else 2.7) for mode, blocks in runs)
+    weight = 4 + sum(blocks * (1 if mode in ("whole", "read") else 2.7) for mode, blocks in runs)
     tokens = task.seconds / (first["seconds"] / first["tokens"] * weight * 1.25)
     largest = _power(min(tokens, TENSOR_BYTES / 4 / config.width))
     largest = min(max(largest, 2 * unit), _power(max(task.length, 2)))
     sizes = (max(largest // 4 if largest // 4 >= unit else largest // 2, 1), largest)
-    _say({"runs": len(runs) * len(sizes) + 1})
+    bordered = [(mode, blocks) for mode, blocks in runs if mode in ("pieces", "again")][:1]
+    _say({"runs": len(runs) * len(sizes) + len(bordered)})
     for mode, blocks in runs:
         for size in sizes:
             _say(_apart(task, mode, blocks, size))
+    for _, blocks in bordered:
+        _say(_apart(task, BORDERS, blocks, sizes[0]))
     _say(_base(task, *runs[0], first))
 
 
@@ -82,10 +89,7 @@ def unit_of(config: TitansConfig) -> int:
 
 def _import_verb(modes: list[str]) -> None:
     # The verb's own libraries are part of what a user sees.
-    if modes == ["read"]:
-        import titans_dna.embedding.run
-    else:
-        import titans_dna.training.pretrain
+    import_module("titans_dna.embedding.run" if modes == ["read"] else "titans_dna.training.pretrain")
 
 
 def _blocks(mode: str, layers: int) -> list[int]:
@@ -130,6 +134,8 @@ def _measure(task: Task, mode: str, blocks: int, size: int) -> dict[str, Any]:
     step.warm()
     warm = step.peak.highest()
     step.peak.reset()
+    if mode == BORDERS:
+        return {"mode": mode, "blocks": blocks, "growth": step.growth(size)}
     tokens = size if mode in ("whole", "whole-again") else 2 * size
     began = time.perf_counter()
     step(tokens, size)
@@ -148,6 +154,10 @@ def _measure(task: Task, mode: str, blocks: int, size: int) -> dict[str, Any]:
         "state": step.state_bytes(size),
         "parameters": step.model.parameter_count(),
     }
+
+
+def _no_loss(logits: Tensor) -> LossSums:
+    return LossSums(*(logits[0, 0, 0] for _ in LossSums._fields))
 
 
 class _Step:
@@ -191,6 +201,20 @@ class _Step:
         state = None
         for start in range(0, ids.shape[1], piece):
             state = self.model(ids[:, start : start + piece], state).state
+
+    def growth(self, piece: int) -> float:
+        """Bytes that a border adds as the forward goes over many pieces.
+
+        More than its state: the state stays behind in the heap where larger things were around it, and their room is
+        lost to larger things.
+        """
+        found = []
+        for pieces in (2, PIECES):
+            ids = torch.zeros(1, pieces * piece, dtype=torch.long, device=self.device)
+            sums = piecewise_loss(self.model, ids, lambda logits, at: _no_loss(logits), piece)
+            found.append(self.peak.now())
+            del sums
+        return max(found[1] - found[0], 0) / (PIECES - 2)
 
     @torch.no_grad()
     def state_bytes(self, tokens: int) -> int:

@@ -92,7 +92,7 @@ def command(options: PlanOptions, found: Found) -> str:
     words = ["titans-dna", "pretrain", "--fasta", "GENOME", "--preset", flags.preset]
     preset = TitansConfig.preset(flags.preset).to_dict()
     for name, value in options.config.to_dict().items():
-        if value != preset[name]:
+        if value != preset[name] or name == "variant":
             words += [f"--{name}" if name == "variant" else f"--model.{name}", str(value)]
     words += ["--context", str(settings.length), "--batch_size", str(settings.batch_size)]
     words += ["--accumulate", str(settings.accumulate)] if settings.accumulate > 1 else []

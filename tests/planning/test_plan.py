@@ -1,0 +1,137 @@
+"""A calibration beside a real process, and the verb."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from titans_dna.cli import main
+from titans_dna.config import TitansConfig
+from titans_dna.model import TitansDNA, map_state
+from titans_dna.planning.calibrate import bytes_a_parameter, calibrate, count_parameters, rough
+from titans_dna.planning.estimate import TRAINER, Settings, estimate
+from titans_dna.planning.peak import machine_memory
+
+# What titans-dna pretrain does to a window, on random bases, and the highest memory of the process.
+REAL = """
+import sys, torch
+torch.set_num_threads(1)
+import titans_dna.training.pretrain
+from titans_dna.config import TitansConfig
+from titans_dna.model import TitansDNA
+from titans_dna.planning.peak import Peak
+from titans_dna.training.loss import loss_sums
+from titans_dna.training.piecewise import piecewise_loss
+model = TitansDNA(TitansConfig.preset("tiny", variant="lmm"))
+optimiser = torch.optim.AdamW(model.parameters())
+ids = torch.randint(4, 8, (1, 8193))
+def of_piece(logits, at):
+    return loss_sums(logits, ids[:, 1:][:, at], torch.ones(1, 8192)[:, at], torch.ones(12))
+piecewise_loss(model, ids[:, :-1], of_piece, 4096)[0].weighted.backward()
+optimiser.step()
+print(Peak("cpu").highest())
+"""
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(one) for one in arguments])
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a measurement in a process of its own takes long elsewhere")
+def test_a_prediction_is_within_a_fifth_of_the_peak_measured():
+    known = calibrate(TitansConfig.preset("tiny", variant="lmm"), ["pieces"], 8192, "cpu", 1, seconds=2)
+    expected = estimate(known, Settings(8192, 4096, 1, 1, False))
+    done = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True)
+    measured = int(done.stdout)
+    assert expected.training - TRAINER == pytest.approx(measured, rel=0.2)
+    assert 1e-6 < known.modes["pieces"].seconds < 1e-2
+    assert known.state == state_bytes(TitansConfig.preset("tiny", variant="lmm"), 512)
+
+
+def state_bytes(config, tokens):
+    """Logical bytes of the tensors, one that stands twice counted once."""
+    with torch.no_grad():
+        state = TitansDNA(config)(torch.zeros(1, tokens, dtype=torch.long)).state
+    sizes = {}
+
+    def note(x):
+        sizes[id(x)] = x.nbytes
+        return x
+
+    map_state(note, state)
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base"])
+def test_parameters_are_counted_without_the_model(preset):
+    config = TitansConfig.preset(preset, variant="mac")
+    assert count_parameters(config) == TitansDNA(config).parameter_count()
+
+
+def test_the_table_knows_the_state_and_no_time():
+    config = TitansConfig.preset("small", variant="lmm")
+    known = rough(config, ["whole", "pieces", "again", "read"], "cpu")
+    assert known.state == state_bytes(config, 64)
+    assert known.modes["again"].token < known.modes["pieces"].token
+    assert bytes_a_parameter("read") == 4
+    assert math.isnan(estimate(known, Settings(2**20, 8192, 1, 1, False)).bases_per_second)
+
+
+def test_the_verb_in_words_and_as_json(capsys):
+    status, out, _ = call(
+        capsys, "plan", "--preset", "tiny", "--length", "1Mi", "--no_calibration", "--memory", "80GB",
+        "--accelerator", "cuda", "--devices", 4, "--model.chunk", 32, "--variant", "mac",
+    )  # fmt: skip
+    assert status == 0
+    assert "not measured" in out
+    assert "extrapolated to a GPU" in out or "from a table" in out
+    assert "--variant mac --model.chunk 32 --context 1048576 --batch_size 1" in out
+    assert "--devices 4 --strategy ddp" in out
+    status, out, _ = call(capsys, "plan", "--preset", "tiny", "--length", "1Mi", "--no_calibration", "--json")
+    plan = json.loads(out)
+    assert status == 0
+    assert plan["fits"] is True
+    assert plan["memory_bytes"]["peak"] <= plan["memory_bytes"]["limit"]
+    assert plan["seconds_per_step"] is None
+
+
+def test_what_does_not_fit_ends_with_1_and_says_what_it_needs(capsys):
+    status, out, _ = call(capsys, "plan", "--preset", "xl", "--length", "1M", "--no_calibration", "--memory", "1GB")
+    assert status == 1
+    assert "MORE THAN 900 MB" in out
+    assert "nothing fits: these are the smallest settings, and need" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([], "--length: got none, want the bases of a window, such as 1M"),
+        (["--length", "1X"], "--length: got '1X', want a number of bases"),
+        (["--length", "1M", "--memory", "much"], "--memory: got 'much', want an amount of memory"),
+        (["--length", "1M", "--piece", "big"], "--piece: got 'big', want a number of bases"),
+        (["--length", "1M", "--bases", "0"], "--bases: got '0', want a number of bases"),
+        (["--length", "1M", "--devices", "0"], "--devices: got 0, want at least 1"),
+        (["--length", "1M", "--preset", "huge"], "preset: got 'huge', want one of tiny"),
+        (["--length", "1M", "--model.heads", "3"], "--model.heads: got 3, want an even head width"),
+        (["--length", "1M", "--pass", "write"], "--pass: got write, want one of"),
+        (["--length", "1M", "--length", "2M"], "--length: got it 2 times, want it once"),
+        (["--length", "1M", "--pass", "read", "--activation_checkpointing", "yes"], "--activation_checkpointing: got"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, arguments, wanted):
+    status, out, err = call(capsys, "plan", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("titans-dna: error: ")
+    assert wanted in err
+    assert err.count("\n") == 1
+
+
+def test_the_machine_has_memory():
+    available, total = machine_memory("cpu")
+    assert 0 < available <= total
