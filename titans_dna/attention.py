@@ -122,11 +122,36 @@ class SegmentState(NamedTuple):
     values: Tensor
 
 
+class SegmentInputs(NamedTuple):
+    """What attention needs of tokens before the memory is asked about them; d more features for the prefix."""
+
+    queries: Tensor
+    """[b, t, h, d + more]: rotated, then the scores of the prefix."""
+    keys: Tensor
+    values: Tensor
+    """[b, t, h, d] of x, the keys rotated."""
+    turn: Tensor
+    """[t, 1, d / 2]: the rotation of each place in its segment."""
+
+
+class SegmentPrefix(NamedTuple):
+    """The prefix, the same for every segment."""
+
+    keys: Tensor
+    values: Tensor
+    """[b, p, h, d + more]: one-hot vectors that pick a score out of a query's features; and its values."""
+    visible: Tensor
+    """[segment, p + 2 segment]: 0 where a token sees the prefix, h_j or x_j, else -inf."""
+
+
 class SegmentAttention(nn.Module):
-    """Attention inside one segment of MAC, over [prefix, h, x] (arXiv 2501.00663, eqs. 22-23), queries from x only.
+    """Attention inside the segments of MAC, over [prefix, h, x] (arXiv 2501.00663, eqs. 22-23), queries from x only.
 
     h_j, what the memory returned for token j, is a function of token j, so token i sees h_j and x_j for j <= i, and all
     prefix tokens. h_j and x_j are both rotated by j, the position inside the segment. `width` / `heads` must be even.
+
+    h of a segment is known once the segment before has been read, all else at once: `prepare` does that for many segments,
+    `attend` a piece that lies in one. `forward` is both for such a piece.
     """
 
     def __init__(self, width: int, heads: int, segment: int, rope_base: float = 10000.0) -> None:
@@ -151,30 +176,48 @@ class SegmentAttention(nn.Module):
         if state is not None and len(state.keys) != len(x):
             raise ValueError(f"state: got {len(state.keys)} batch rows, want {len(x)} as in x")
         seen = 0 if state is None else state.keys.shape[1]
-        end = seen + x.shape[1]
-        if end > self.segment:
+        if seen + x.shape[1] > self.segment:
             raise ValueError(
                 f"x: got {x.shape[1]} tokens after {seen} of the segment, want at most {self.segment} in all"
             )
-        position = torch.arange(end, device=x.device)
-        q = self.project.queries(x)
-        keys, values = (
-            torch.stack(pair, dim=2)
-            for pair in zip(self.project.keys_values(memory_tokens), self.project.keys_values(x), strict=True)
-        )
-        keys = apply_rope(keys.flatten(2, 3), position[seen:], self.rope_base).unflatten(2, keys.shape[2:4])
+        inputs, shared = self.prepare(x, seen, prefix)
+        return self.attend(inputs, shared, memory_tokens, state)
+
+    def prepare(self, x: Tensor, seen: int, prefix: Tensor | None = None) -> tuple[SegmentInputs, SegmentPrefix]:
+        """x [b, t, width], of any number of segments, the first token at place `seen` of its own."""
+        prefix_keys, prefix_values = self.project.prefix(x[:1, :0] if prefix is None else prefix, len(x))
+        position = (torch.arange(x.shape[1], device=x.device) + seen) % self.segment
+        q, (k, v) = self.project.queries(x), self.project.keys_values(x)
+        turn = rotation(position, q.shape[-1], self.rope_base)
+        p = prefix_keys.shape[1]
+        more = _further(p)
+        scores = torch.einsum("bthd,bphd->bthp", q, prefix_keys)
+        queries = torch.cat([rotate(q, turn), F.pad(scores, (0, more - p))], dim=-1)
+        place = torch.arange(self.segment, device=x.device)
+        hidden = F.pad(place[:, None] < place.repeat_interleave(2), (p, 0), value=False)
+        visible = torch.zeros(hidden.shape, dtype=q.dtype, device=x.device).masked_fill_(hidden, -torch.inf)
+        shared = SegmentPrefix(_picks(prefix_keys, more), F.pad(prefix_values, (0, more)), visible)
+        return SegmentInputs(queries, rotate(k, turn), v, turn), shared
+
+    def attend(
+        self, inputs: SegmentInputs, shared: SegmentPrefix, memory_tokens: Tensor, state: SegmentState | None
+    ) -> tuple[Tensor, SegmentState]:
+        """Tokens of one segment, with what the memory returned for them, [b, t, width] → y [b, t, width] and the state."""
+        more, d = inputs.queries.shape[-1] - inputs.keys.shape[-1], inputs.keys.shape[-1]
+        recalled, values = self.project.keys_values(memory_tokens)
+        keys = torch.stack([rotate(recalled, inputs.turn), inputs.keys], dim=2)
+        values = torch.stack([values, inputs.values], dim=2)
         if state is not None:
             keys, values = torch.cat([state.keys, keys], dim=1), torch.cat([state.values, values], dim=1)
-        prefix_keys, prefix_values = self.project.prefix(x[:1, :0] if prefix is None else prefix, len(x))
-        y = _attend(
-            apply_rope(q, position[seen:], self.rope_base),
-            keys.flatten(1, 2),
-            values.flatten(1, 2),
-            position[seen:, None] >= position.repeat_interleave(2),
-            torch.einsum("bthd,bphd->bthp", q, prefix_keys),
-            prefix_values,
+        end, p = keys.shape[1], shared.keys.shape[1]
+        k, v = (
+            torch.cat([fixed, F.pad(z.flatten(1, 2), (0, more))], dim=1).transpose(1, 2)
+            for fixed, z in ((shared.keys, keys), (shared.values, values))
         )
-        return self.project.out(y), SegmentState(keys, values)
+        visible = shared.visible[end - inputs.queries.shape[1] : end, : p + 2 * end].to(k.dtype)
+        q = inputs.queries.transpose(1, 2).to(k.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=d**-0.5)
+        return self.project.out(y.transpose(1, 2)[..., :d]), SegmentState(keys, values)
 
 
 def apply_rope(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
@@ -183,13 +226,22 @@ def apply_rope(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
     x: [..., t, h, d], d even. positions: [t], any whole or real numbers. Returns [..., t, h, d] in x's dtype; products
     are taken in float32 (float64 for float64), angles in float64 where the device has it.
     """
-    angle_dtype = torch.float32 if x.device.type == "mps" else torch.float64
-    pairs = x.shape[-1] // 2
-    frequency = base ** (-torch.arange(pairs, device=x.device, dtype=angle_dtype) / pairs)
+    return rotate(x, rotation(positions, x.shape[-1], base))
+
+
+def rotation(positions: Tensor, d: int, base: float) -> Tensor:
+    """The rotations of `apply_rope` for heads of width d: complex numbers of modulus 1, [t, 1, d / 2]."""
+    angle_dtype = torch.float32 if positions.device.type == "mps" else torch.float64
+    pairs = d // 2
+    frequency = base ** (-torch.arange(pairs, device=positions.device, dtype=angle_dtype) / pairs)
     angle = positions.to(angle_dtype)[:, None, None] * frequency
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """x [..., t, h, d] by what `rotation` gives, in x's dtype."""
     precise = torch.promote_types(x.dtype, torch.float32)
-    turn = torch.polar(torch.ones_like(angle), angle).to(precise.to_complex())
-    turned = torch.view_as_complex(x.to(precise).unflatten(-1, (pairs, 2))) * turn
+    turned = torch.view_as_complex(x.to(precise).unflatten(-1, (-1, 2))) * turn.to(precise.to_complex())
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
@@ -202,16 +254,27 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scores: Tensor, pr
     pick one out; then a single fused call does everything and no matrix of scores is stored. Features are added by
     eights, as GPU kernels want them, and to the values too, as the fused CPU kernel wants one width.
     """
-    *batch, _, h, d = q.shape
+    *batch, _, _, d = q.shape
     p = scores.shape[-1]
-    more = -(-p // 8) * 8
-    pick = F.pad(torch.eye(p, more, device=q.device, dtype=q.dtype), (d, 0))
+    more = _further(p)
     q = torch.cat([q, F.pad(scores, (0, more - p))], dim=-1)
-    k = torch.cat([pick[:, None].expand(*batch, p, h, d + more), F.pad(k, (0, more))], dim=-3)
+    k = torch.cat([_picks(prefix_values, more), F.pad(k, (0, more))], dim=-3)
     v = F.pad(torch.cat([prefix_values, v], dim=-3), (0, more))
     q, k, v = (z.flatten(0, len(batch) - 1).transpose(1, 2) for z in (q, k, v))
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=F.pad(visible, (p, 0), value=True), scale=d**-0.5)
     return y.transpose(1, 2)[..., :d].unflatten(0, batch)
+
+
+def _further(prefix: int) -> int:
+    """Features that the scores of a prefix take."""
+    return -(-prefix // 8) * 8
+
+
+def _picks(prefix: Tensor, more: int) -> Tensor:
+    """For a prefix [..., p, h, d], keys [..., p, h, d + more]: one-hot vectors that each pick a score out."""
+    p, _, d = prefix.shape[-3:]
+    pick = F.pad(torch.eye(p, more, device=prefix.device, dtype=prefix.dtype), (d, 0))
+    return pick[:, None].expand(*prefix.shape[:-1], d + more)
 
 
 class _Projections(nn.Module):

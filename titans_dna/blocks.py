@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from titans_dna.attention import SegmentAttention, SegmentState, SlidingAttention, SlidingState
+from titans_dna.attention import SegmentAttention, SegmentInputs, SegmentState, SlidingAttention, SlidingState
 from titans_dna.config import TitansConfig
 from titans_dna.layers import RMSNorm, SwiGLU
 from titans_dna.memory import MemoryReader, NeuralMemory, NeuralMemoryState
@@ -119,25 +119,35 @@ class MACBlock(Block):
         if state is None:
             state = MACState(None, None, self.memory.initial_weights(len(x)), None, 0)
         memory, reader, previous, attention, position = state
-        prefix = self.prefix(x)
         queries, reader = self.reader.queries(x, reader)
+        inputs, shared = self.attention.prepare(x, position, self.prefix(x))
+        pieces = _to_borders(x.shape[1], position, self.segment)
+        # Cut once: the reverse of one cut is one concatenation, that of a slice as long as the whole.
+        cut = zip(
+            *(part.split(pieces, dim=1) for part in (queries, *inputs[:-1])), inputs.turn.split(pieces), strict=True
+        )
         outputs = []
-        start = 0
-        while start < x.shape[1]:
-            stop = min(start + self.segment - position, x.shape[1])
-            piece = x[:, start:stop]
-            recalled = self.reader(queries[:, start:stop], previous)  # h = M_{i-1}(q), read without writing
-            y, attention = self.attention(piece, recalled, attention, prefix)
-            z, memory = self.memory(self.write_norm(y), memory)  # write y, and read what is written up to each token
-            outputs.append(self.gate(y, z))
-            position = (position + stop - start) % self.segment
+        for asked, *piece in cut:
+            recalled = self.reader(asked, previous)  # h = M_{i-1}(q), read without writing
+            y, attention = self.attention.attend(SegmentInputs(*piece), shared, recalled, attention)
+            written = self.write_norm(y)
+            read, memory = self.memory.write(written, memory)  # write y, and read what is written up to each token
+            outputs.append((y, written, read))
+            position = (position + y.shape[1]) % self.segment
             if position == 0:
                 previous, attention = memory.scan.memory, None
-            start = stop
-        return torch.cat(outputs, dim=1), MACState(memory, reader, previous, attention, position)
+        y, written, read = (torch.cat(parts, dim=1) for parts in zip(*outputs, strict=True))
+        return self.gate(y, self.memory.answer(written, read)), MACState(memory, reader, previous, attention, position)
 
     def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
         return packing.blocks(self.segment).side_by_side(self.mix, x)  # a segment waits for the one before it anyway
+
+
+def _to_borders(t: int, position: int, segment: int) -> list[int]:
+    """Lengths of the pieces in which t tokens lie in segments, the first of them at place `position` of its own."""
+    first = min(segment - position, t)
+    whole, rest = divmod(t - first, segment)
+    return [first] + [segment] * whole + [rest] * (rest > 0)
 
 
 class MAGState(NamedTuple):

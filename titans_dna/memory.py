@@ -86,12 +86,21 @@ class NeuralMemory(nn.Module):
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """x [b, t, width] → y [b, t, width], where y_t has seen the writes of tokens up to t, and the state after them."""
+        read, state = self.write(x, state)
+        return self.answer(x, read), state
+
+    def write(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
+        """x [b, t, width] → what each token reads, [b, t, h, d], and the state."""
         qkv, convolution = self.qkv(x), None
         if self.convolution is not None:
             qkv, convolution = self.convolution(qkv, None if state is None else state.convolution)
         gates, last = self._raw_gates(x, state)
-        y, scan = self._scan(x, qkv, gates, None if state is None else state.scan, None)
-        return y, NeuralMemoryState(scan, convolution, last)
+        read, scan = self._scan(qkv, gates, None if state is None else state.scan, None)
+        return read, NeuralMemoryState(scan, convolution, last)
+
+    def answer(self, x: Tensor, read: Tensor) -> Tensor:
+        """The output of tokens x [b, t, width], of what they read, [b, t, h, d]: [b, t, width]."""
+        return self.output(self.norm(read).flatten(-2) * F.silu(self.output_gate(x)))
 
     def packed(self, x: Tensor, packing: Packing) -> Tensor:
         """x [1, t, width] → y [1, t, width], every sequence as if it were alone.
@@ -110,16 +119,16 @@ class NeuralMemory(nn.Module):
         if self.convolution is not None:
             qkv = self.convolution.packed(qkv, packing)
         gates = self.gates(x if self.config.gates == "token" else x.index_select(1, packing.every(self.config.chunk)))
-        return self._scan(x, qkv, gates, None, packing.cu_seqlens)[0]
+        return self.answer(x, self._scan(qkv, gates, None, packing.cu_seqlens)[0])
 
     def _scan(
-        self, x: Tensor, qkv: Tensor, gates: Tensor, state: MemoryState | None, cu_seqlens: Tensor | None
+        self, qkv: Tensor, gates: Tensor, state: MemoryState | None, cu_seqlens: Tensor | None
     ) -> tuple[Tensor, MemoryState]:
         """Around the one call of `memory_scan`; gates as `_gates` takes them."""
         config = self.config
         q, k, v = F.silu(qkv).unflatten(-1, (3, config.heads, -1)).unbind(2)
         alpha, eta, theta = self._gates(gates)
-        y, scan = memory_scan(
+        return memory_scan(
             unit(q),
             unit(k),
             unit(v),  # the read is normalised, so only directions count; long values drive a deep memory to its bound
@@ -133,8 +142,6 @@ class NeuralMemory(nn.Module):
             cu_seqlens=cu_seqlens,
             max_norm=config.max_norm * math.sqrt(config.head_width) if config.max_norm else None,
         )
-        y = self.norm(y).flatten(-2) * F.silu(self.output_gate(x))
-        return self.output(y), scan
 
     def initial_weights(self, rows: int) -> tuple[Tensor, ...]:
         """M_0 for a batch: one tensor [rows, heads, d_in, d_out] per layer of the memory."""
