@@ -76,7 +76,7 @@ def estimate(calibration: Calibration, settings: Settings) -> Estimate:
     fixed = known.fixed - calibration.process - parameters  # what a chunk works on, at any size
     activations = max(known.token * at_once + fixed, 0.0)
     states = calibration.state * rows * (1 if settings.read else settings.borders)
-    if settings.borders:
+    if settings.borders and not settings.read:
         states += calibration.growth * rows * max(settings.length - 2 * settings.at_once, 0)
     ids = 8.0 * at_once if settings.read else ID_BYTES * rows * settings.length
     training = process + parameters + activations + states + ids

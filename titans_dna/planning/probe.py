@@ -54,7 +54,7 @@ def main() -> None:
     _import_verb(task.modes)
     config = TitansConfig.from_dict(task.config)
     unit = unit_of(config)
-    first = _apart(task, task.modes[0], 1, 2 * unit)
+    first = _apart(task, task.modes[0], 1, max(2 * unit, 512))
     runs = [(mode, blocks) for mode in task.modes for blocks in _blocks(mode, config.layers)]
     weight = 4 + sum(blocks * (1 if mode in ("whole", "read") else 2.7) for mode, blocks in runs)
     tokens = task.seconds / (first["seconds"] / first["tokens"] * weight * 1.25)
