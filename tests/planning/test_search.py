@@ -21,6 +21,7 @@ KNOWN = Calibration(
     },
     state=1 * M,
     growth=100.0,
+    in_heap=1000.0,
     process=500.0 * M,
     parameters=1000,
     source="made up",
@@ -86,7 +87,7 @@ def test_no_piece_below_chunk_or_segment(variant, least):
 
 def test_parts_sum_up_and_the_markov_models_count_at_the_end():
     found = estimate(KNOWN, Settings(2**20, 1024, 2, 3, False))
-    assert found.states == 2 * 1024 * KNOWN.state + 100 * 2 * (2**20 - 2048)
+    assert found.states == 2 * 1024 * KNOWN.state + 100 * 1000 * 1022
     assert math.isclose(found.training, found.process + found.parameters + found.activations + found.states + found.ids)
     assert found.report >= KNOWN.process + MARKOV
     assert found.peak == max(found.training, found.report)
@@ -98,10 +99,17 @@ def test_reading_keeps_one_state_and_no_moments():
     assert (found.settings.at_once, found.settings.batch_size, found.fits) == (4096, 4, True)
     assert found.estimate.states == 4 * KNOWN.state
     assert found.estimate.peak == pytest.approx(600 * M + 4 * 4096 * (5000 + 8) + 4 * M)
-    assert modes_of(options(length="1M", work="read")) == ["read"]
+    assert modes_of(options(length="1M", work="read"), 1000 * M) == ["read"]
 
 
 def test_only_what_may_be_chosen_is_calibrated():
-    assert modes_of(options(length="64k", piece="4096", activation_checkpointing="no")) == ["pieces"]
-    assert modes_of(options(length="64k", piece="0")) == ["whole", "whole-again"]
-    assert modes_of(options(length="4096", piece="1M", activation_checkpointing="no")) == ["whole"]
+    assert modes_of(options(length="64k", piece="4096", activation_checkpointing="no"), 1e12) == ["pieces"]
+    assert modes_of(options(length="64k", piece="0"), 1e12) == ["whole", "whole-again"]
+    assert modes_of(options(length="4096", piece="1M", activation_checkpointing="no"), 1e12) == ["whole"]
+
+
+def test_what_needs_far_too_much_is_not_calibrated():
+    asked = options(length="10M", activation_checkpointing="no")
+    assert modes_of(asked, 1e13) == ["whole", "pieces"]
+    assert modes_of(asked, 16e9) == ["pieces"]
+    assert search(asked, KNOWN._replace(modes={"pieces": KNOWN.modes["pieces"]}), 16e9).settings.mode == "pieces"

@@ -23,6 +23,8 @@ ROUGH_VALUES = {"lmm": 55, "mac": 80, "mag": 95, "mal": 90}
 """Values that a block keeps of a token, in units of the width, as the presets took them."""
 ROUGH_GROWTH = 2.5
 """Of these values, what a token leaves as lost room where states are kept."""
+HEAP = 2**25
+"""Bytes of the largest tensor that the C library puts into the heap; the largest of a piece is [piece, 3 width]."""
 
 
 class Coefficients(NamedTuple):
@@ -45,7 +47,9 @@ class Calibration(NamedTuple):
     state: float
     """Bytes of a state of one sequence."""
     growth: float
-    """Bytes that a token of the window adds while states are kept at borders, beyond the states: lost room in the heap."""
+    """Bytes that a border adds beyond its state, for each token of the piece: room in the heap that is lost."""
+    in_heap: float
+    """The most tokens of a piece that count for it: larger tensors lie outside the heap."""
     process: float
     """Bytes of the process with its libraries; 0 on a GPU, whose memory holds tensors alone."""
     parameters: int
@@ -84,7 +88,10 @@ def calibrate(
     count = threads or torch.get_num_threads()
     where = f"CPU, {count} thread{'s' if count > 1 else ''}" if device == "cpu" else "GPU"
     source = f"measured on this machine ({where}) in {took:.0f} s"
-    return Calibration(found, state, growth, float(base if device == "cpu" else 0), parameters, source, took, device)
+    in_heap = HEAP / (12 * config.width)
+    return Calibration(
+        found, state, growth, in_heap, float(base if device == "cpu" else 0), parameters, source, took, device
+    )
 
 
 def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
@@ -105,7 +112,16 @@ def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
         one = TitansDNA(config.replace(layers=1))(torch.zeros(1, unit_of(config), dtype=torch.long)).state
     state = config.layers * _size(one)
     growth = ROUGH_GROWTH * 4 * config.width * config.layers if "pieces" in modes else 0.0
-    return Calibration(found, state, growth, process, parameters, "from a table, not measured", 0.0, device)
+    in_heap = HEAP / (12 * config.width)
+    return Calibration(found, state, growth, in_heap, process, parameters, "from a table, not measured", 0.0, device)
+
+
+def on_gpu(calibration: Calibration) -> Calibration:
+    """The same for a GPU, of which only tensors take memory."""
+    modes = {
+        name: one._replace(fixed=one.fixed - calibration.process, left=0.0) for name, one in calibration.modes.items()
+    }
+    return calibration._replace(modes=modes, growth=0.0, process=0.0, device="cuda")
 
 
 def count_parameters(config: TitansConfig) -> int:

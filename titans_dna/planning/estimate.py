@@ -77,7 +77,7 @@ def estimate(calibration: Calibration, settings: Settings) -> Estimate:
     activations = max(known.token * at_once + fixed, 0.0)
     states = calibration.state * rows * (1 if settings.read else settings.borders)
     if settings.borders and not settings.read:
-        states += calibration.growth * rows * max(settings.length - 2 * settings.at_once, 0)
+        states += calibration.growth * min(at_once, calibration.in_heap) * max(settings.borders - 2, 0)
     ids = 8.0 * at_once if settings.read else ID_BYTES * rows * settings.length
     training = process + parameters + activations + states + ids
     report = 0.0

@@ -25,7 +25,7 @@ from titans_dna.training.piecewise import piecewise_loss
 
 BORDERS = "borders"
 """What the states at the borders of many pieces take; a measurement beside the modes."""
-PIECES = 24
+PIECES = 16
 WARM = (64, 32)
 """Window and piece of the first steps, which bring in code and the optimiser's moments."""
 TENSOR_BYTES = 2**21

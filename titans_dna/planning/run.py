@@ -8,7 +8,7 @@ import sys
 import torch
 
 from titans_dna.device import choose_device
-from titans_dna.planning.calibrate import Calibration, calibrate, rough
+from titans_dna.planning.calibrate import Calibration, calibrate, on_gpu, rough
 from titans_dna.planning.options import PlanOptions
 from titans_dna.planning.peak import machine_memory
 from titans_dna.planning.report import as_dict, as_text
@@ -21,10 +21,12 @@ def plan(options: PlanOptions) -> int:
     available, _ = machine_memory(device)
     memory = options.memory or available
     try:
-        calibration = _calibration(options, device)
+        calibration = _calibration(options, device, memory)
     except RuntimeError as error:
         print(f"titans-dna: {error}; --no_calibration plans without one", file=sys.stderr)
         return 1
+    if other and options.flags.accelerator == "cuda":
+        calibration = on_gpu(calibration)
     found = search(options, calibration, memory)
     if options.flags.json:
         print(json.dumps(as_dict(options, calibration, found, memory, other), indent=2))
@@ -44,8 +46,8 @@ def _device(options: PlanOptions) -> tuple[str, str]:
     return device, ""
 
 
-def _calibration(options: PlanOptions, device: str) -> Calibration:
-    modes = modes_of(options)
+def _calibration(options: PlanOptions, device: str, memory: float) -> Calibration:
+    modes = modes_of(options, memory)
     if options.flags.no_calibration:
         return rough(options.config, modes, device)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from titans_dna.planning.calibrate import Calibration
+from titans_dna.planning.calibrate import Calibration, rough
 from titans_dna.planning.estimate import Estimate, Settings, estimate
 from titans_dna.planning.options import READ_PIECE, PlanOptions
 from titans_dna.planning.probe import unit_of
 
 SHARE = 0.9
 """Of the memory; the rest is for what no plan foresees."""
+FAR = 4
+"""Times the memory: what needs so much by the table will not fit by any measurement."""
 
 
 class Found(NamedTuple):
@@ -26,6 +28,8 @@ def search(options: PlanOptions, calibration: Calibration, memory: float) -> Fou
     """The first of `candidates` whose peak is at most SHARE of the memory (bytes), else the one that needs least."""
     smallest: Found | None = None
     for settings in candidates(options):
+        if settings.mode not in calibration.modes:
+            continue
         expected = estimate(calibration, settings)
         if expected.peak <= SHARE * memory:
             return Found(settings, expected, True)
@@ -35,9 +39,14 @@ def search(options: PlanOptions, calibration: Calibration, memory: float) -> Fou
     return smallest
 
 
-def modes_of(options: PlanOptions) -> list[str]:
-    """The ways to run that some candidate takes, each of which is to be calibrated."""
-    return list(dict.fromkeys(settings.mode for settings in candidates(options)))
+def modes_of(options: PlanOptions, memory: float) -> list[str]:
+    """The ways to run that are worth a calibration: some candidate takes them, and does not evidently need too much."""
+    modes = list(dict.fromkeys(settings.mode for settings in candidates(options)))
+    guess = rough(options.config, modes, "cpu")
+    least = dict.fromkeys(modes, float("inf"))
+    for settings in candidates(options):
+        least[settings.mode] = min(least[settings.mode], estimate(guess, settings).training)
+    return [mode for mode in modes if least[mode] < FAR * memory] or [min(modes, key=lambda mode: least[mode])]
 
 
 def candidates(options: PlanOptions) -> Iterator[Settings]:
