@@ -82,7 +82,7 @@ def estimate(calibration: Calibration, settings: Settings) -> Estimate:
     training = process + parameters + activations + states + ids
     report = 0.0
     if on_cpu and not settings.read:
-        report = process + parameters + known.left * at_once + states + MARKOV
+        report = process + parameters + max(known.left * at_once, states) + MARKOV  # what is free lies in the same heap
     tokens = rows * settings.length * settings.accumulate
     speed = 1 / known.seconds
     return Estimate(
