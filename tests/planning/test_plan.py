@@ -34,7 +34,7 @@ def step(tokens, piece):
     optimiser.step()
     return Peak("cpu").highest()
 step(64, 32)
-print(-step(64, 32) + step(16384, 8192))
+print(-step(64, 32) + step(8192, 4096))
 """
 
 
@@ -47,8 +47,8 @@ def call(capsys, *arguments):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a measurement in a process of its own takes long elsewhere")
 def test_a_prediction_beside_what_a_real_process_takes():
-    known = calibrate(TitansConfig.preset("tiny", variant="lmm"), ["pieces"], 4096, "cpu", 1, seconds=100)
-    expected = estimate(known, Settings(16384, 8192, 1, 1, False))
+    known = calibrate(TitansConfig.preset("tiny", variant="lmm"), ["pieces"], 2048, "cpu", 1, seconds=100)
+    expected = estimate(known, Settings(8192, 4096, 1, 1, False))
     done = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True)
     assert expected.training - expected.process == pytest.approx(int(done.stdout), rel=0.35)
     assert (expected.training - expected.process - int(done.stdout)) / expected.training < 0.2
@@ -104,7 +104,7 @@ def test_the_verb_in_words_and_as_json(capsys):
 
 
 def test_what_does_not_fit_ends_with_1_and_says_what_it_needs(capsys):
-    status, out, _ = call(capsys, "plan", "--preset", "xl", "--length", "1M", "--no_calibration", "--memory", "1GB")
+    status, out, _ = call(capsys, "plan", "--preset", "base", "--length", "1M", "--no_calibration", "--memory", "1GB")
     assert status == 1
     assert "MORE THAN 900 MB" in out
     assert "nothing fits: these are the smallest settings, and need" in out
