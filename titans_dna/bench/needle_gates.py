@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from titans_dna.bench.needle_probe import Test
+from titans_dna.memory import NeuralMemory
 from titans_dna.model import TitansDNA
 
 
@@ -26,26 +29,35 @@ class Gates(NamedTuple):
     """Bases of background in which the head that forgets least forgets half; infinite without forgetting."""
 
 
-@torch.no_grad()
-def read_gates(model: object, test: Test) -> Gates | None:
-    """The gates while the planted part of a test is read; None for a model without a memory."""
-    if not isinstance(model, TitansDNA):
-        return None
-    seen: dict[int, list[Tensor]] = {number: [] for number in range(len(model.blocks))}
+@contextmanager
+def watched(model: nn.Module) -> Iterator[list[list[Tensor]]]:
+    """While it lasts, each block's gates before the sigmoid, [b, t, heads * gates] call by call; theta's come first.
+
+    An empty list for a model without a memory.
+    """
+    memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
+    seen: list[list[Tensor]] = [[] for _ in memories]
     hooks = [
-        block.memory.gates.register_forward_hook(  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-            lambda module, inputs, raw, kept=seen[number]: kept.append(raw)
-        )
-        for number, block in enumerate(model.blocks)
+        memory.gates.register_forward_hook(lambda module, inputs, raw, kept=kept: kept.append(raw))
+        for memory, kept in zip(memories, seen, strict=True)
     ]
     try:
-        model(torch.from_numpy(test.planted).long())
+        yield seen
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def read_gates(model: nn.Module, test: Test) -> Gates | None:
+    """The gates while the planted part of a test is read; None for a model without a memory."""
+    if not isinstance(model, TitansDNA):
+        return None
+    with watched(model) as seen:
+        model(torch.from_numpy(test.planted).long())
     # Persistent tokens come first, and MAC calls its memory segment by segment.
     length = test.planted.shape[1]
-    raw = torch.stack([torch.cat(parts, dim=1)[:, -length:] for parts in seen.values()])  # [blocks, rows, t, gates]
+    raw = torch.stack([torch.cat(parts, dim=1)[:, -length:] for parts in seen])  # [blocks, rows, t, gates]
     rate, *rest = raw.double().sigmoid().unflatten(-1, (-1, model.config.heads)).unbind(-2)
     forget = rest[-1] if model.config.forgetting else torch.zeros_like(rate)
     needle = torch.from_numpy(test.inside)

@@ -13,6 +13,7 @@ MODELS = (
     "lmm-no-momentum",
     "lmm-no-forgetting",
     "lmm-linear",
+    "lmm-quick",
     "lmm-no-memory",
     "transformer-window",
     "transformer-full",
@@ -61,11 +62,11 @@ class NeedleTaskOptions:
 class NeedleTrainOptions:
     """Training: the same for all models"""
 
-    steps: int = 600
+    steps: int = 400
     """Steps of the optimiser."""
     train_length: int = 1024
     """Tokens of a training sequence, the longest one where it grows."""
-    batch: int = 8
+    batch: int = 4
     """Training sequences of a step at the full length; more where they are shorter."""
     lr: float = 4e-3
     """Largest learning rate, after the warm-up; falls to nought as a cosine."""
@@ -73,8 +74,8 @@ class NeedleTrainOptions:
     """Width of every model."""
     layers: int = 2
     """Blocks of every model."""
-    heads: int = 2
-    """Heads of every model."""
+    heads: int = 1
+    """Heads of every model: with one, its memory is as large as it can be at this width."""
     chunk: int = 32
     """Tokens that share one anchor in the memory."""
 

@@ -20,6 +20,8 @@ from titans_dna.data.vocabulary import BASE, RESERVED, SEP
 TRIES = 1000
 FILLED, SHARE = 0.75, 0.25
 """Of a training sequence, what pairs and questions take at most; of the pairs, how many are followed by a distractor."""
+MOST_PAIRS = 16
+"""In a training sequence, distractors included; what is left of a long one is background and more questions."""
 
 
 class Pair(NamedTuple):
@@ -81,11 +83,11 @@ def training_rows(
 def _plant(
     rng: np.random.Generator, ids: np.ndarray, asked: np.ndarray, key_lengths: Sequence[int], value_length: int
 ) -> None:
-    # As many pairs and as much background as chance has it: from one pair in silence to no room for more.
+    # One pair in silence is as likely as 4 to 8 of them, or 16 with questions all over the place.
     most = max(2, int(len(ids) * FILLED) // (max(key_lengths) + value_length + 2))  # pairs and questions together
-    count = int(rng.integers(2, most + 1))
-    pairs = draw_pairs(rng, rng.choice(key_lengths, size=count // 2), value_length, rng.random(count // 2) < SHARE)
-    pairs = pairs[: count // 2]
+    count = int(2 * (most / 2) ** rng.random())
+    wanted = min(count // 2, MOST_PAIRS)
+    pairs = draw_pairs(rng, rng.choice(key_lengths, size=wanted), value_length, rng.random(wanted) < SHARE)[:wanted]
     order = np.concatenate([np.arange(len(pairs)), rng.integers(len(pairs), size=count - len(pairs))])
     rng.shuffle(order)
     texts = [pairs[number].tokens() for number in order]
