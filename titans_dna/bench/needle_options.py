@@ -52,7 +52,7 @@ class NeedleTaskOptions:
     """Rows of the test, one number for each of --needles."""
     distances: tuple[int, ...] = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)
     """Bases between the last planted pair and the question."""
-    piece: int = 8192
+    piece: int = 2048
     """Bases of each row per call of the model; changes no answer."""
     full_limit: int = 16_384
     """Distance up to which transformer-full is tested: its memory and time grow with it."""
