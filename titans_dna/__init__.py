@@ -10,15 +10,20 @@ if TYPE_CHECKING:
     from titans_dna.config import TitansConfig
     from titans_dna.finetuning.saved import load_finetuned
     from titans_dna.model import TitansDNA
+    from titans_dna.remembering.reader import remember
+    from titans_dna.state_file import load_state, save_state
 
 __version__ = version("titans-dna")
-__all__ = ["TitansConfig", "TitansDNA", "load", "load_finetuned"]
+__all__ = ["TitansConfig", "TitansDNA", "load", "load_finetuned", "load_state", "remember", "save_state"]
 
 _HOMES = {
     "TitansConfig": "titans_dna.config",
     "TitansDNA": "titans_dna.model",
     "load": "titans_dna.checkpoint",
     "load_finetuned": "titans_dna.finetuning.saved",
+    "load_state": "titans_dna.state_file",
+    "remember": "titans_dna.remembering.reader",
+    "save_state": "titans_dna.state_file",
 }
 
 

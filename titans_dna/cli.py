@@ -28,11 +28,13 @@ from titans_dna.parsers import (
     NEEDLE_PARTS,
     PREDICT_PARTS,
     PRETRAIN_PARTS,
+    REMEMBER_PARTS,
     VOCABULARY,
     make_parser,
     option_names,
 )
 from titans_dna.planning.options import PlanFlags, PlanOptions
+from titans_dna.remembering.options import RememberOptions
 from titans_dna.training.options import PretrainOptions
 
 
@@ -90,6 +92,26 @@ def embed(options: EmbedOptions) -> int:
     *beside, vectors = result.files
     names = f"; names and coordinates: {beside[0]}" if beside else ""
     print(f"vectors: {vectors} ({result.rows:,} of {result.width}){names}")
+    return 0
+
+
+def remember(options: RememberOptions) -> int:
+    """Read sequence into a state file; returns the exit status."""
+    from titans_dna.remembering.run import mark_of, remember_files
+
+    again = f"the same command goes on from its last mark, {mark_of(Path(options.read.out))}, where there is one"
+    try:
+        status, done = _until_stopped(lambda: remember_files(options), again)
+    except FloatingPointError as error:
+        print(f"titans-dna: stopped: {error}; nothing was written", file=sys.stderr)
+        return 1
+    if done is None:
+        return status
+    bits = "" if done.bits_per_base != done.bits_per_base else f"bits per base: {done.bits_per_base:.4f}; "
+    print(
+        f"{bits}{done.bases:,} bases remembered, {done.bases_per_second / 1000:.1f} kb/s, "
+        f"peak memory {done.peak_bytes / 2**20:,.0f} MB\nstate: {', '.join(map(str, done.files))}"
+    )
     return 0
 
 
@@ -197,6 +219,8 @@ def _run(arguments: list[str]) -> int:
         check_once(arguments)
     if verb == "embed":
         return embed(EmbedOptions(*(part(kind, first) for kind in EMBED_PARTS)))
+    if verb == "remember":
+        return remember(RememberOptions(*(part(kind, first) for kind in REMEMBER_PARTS)))
     if verb == "plan":
         return _plan(arguments, first.preset)
     if verb == "bench":

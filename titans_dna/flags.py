@@ -110,7 +110,8 @@ def one_line(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     wrong = re.search(
-        r"Parser key \"(.+)\"(?: element \d+)?: Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+)\])\. Got value: (.*)", text
+        r"Parser key \"(.+)\"(?: element \d+)?: Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+)\])\. Got value: (.*)",
+        text,
     )
     if wrong:
         return f"--{wrong[1]}: got {wrong[4]}, want {wrong[2] or 'one of ' + wrong[3]}"

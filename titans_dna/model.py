@@ -99,6 +99,7 @@ class TitansDNA(nn.Module):
         layer: int = -1,
         *,
         reverse_complement: bool = False,
+        state: tuple[Any, ...] | None = None,
         batch_size: int = 8,
         piece: int = 4096,
         workers: int = 0,
@@ -112,6 +113,7 @@ class TitansDNA(nn.Module):
             pool,
             layer,
             reverse_complement=reverse_complement,
+            state=state,
             batch_size=batch_size,
             piece=piece,
             workers=workers,
@@ -166,6 +168,18 @@ def initialise(model: nn.Module, config: TitansConfig) -> float:
 def map_state(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
     """Apply `fn` to every tensor of floating point in a state; the structure and the positions stay."""
     return _map_tensors(lambda x: fn(x) if x.is_floating_point() else x, state)
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    """The tensors of floating point in a state, in a fixed order; one that stands twice is there once."""
+    found: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    map_state(keep, state)
+    return found
 
 
 def take_rows(state: Any, rows: slice | Tensor) -> Any:

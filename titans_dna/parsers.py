@@ -17,6 +17,7 @@ from titans_dna.finetuning.options import FinetuneRunOptions, TrainOptions, Tune
 from titans_dna.finetuning.use_options import RowOptions, ScoringOptions, SequenceFileOptions, SuiteOptions
 from titans_dna.flags import add_options
 from titans_dna.planning.options import PlanFlags
+from titans_dna.remembering.options import ReadOptions, ReadSpeedOptions
 from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
 
 PRETRAIN_PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
@@ -24,6 +25,7 @@ EMBED_PARTS = (FileOptions, VectorOptions, SpeedOptions)
 FINETUNE_PARTS = (LabelOptions, TuneOptions, TrainOptions, FinetuneRunOptions, BaseOptions)
 EVALUATE_PARTS = (RowOptions, ScoringOptions)
 PREDICT_PARTS = (SequenceFileOptions, ScoringOptions)
+REMEMBER_PARTS = (ReadOptions, ReadSpeedOptions)
 BENCHMARK_PARTS = (SuiteOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
 CONTEXT_PARTS = (ContextFileOptions, ContextTaskOptions, ContextSpeedOptions)
 NEEDLE_PARTS = (NeedleRunOptions, NeedleTaskOptions, NeedleTrainOptions)
@@ -44,6 +46,7 @@ def make_parser(verb: str = "", defaults: dict[str, Any] | None = None) -> jsona
     for name, make, text in (
         ("pretrain", _pretrain_parser, "train a model on genome files"),
         ("embed", _embed_parser, "turn sequences into vectors"),
+        ("remember", _remember_parser, "read sequence into a state file, to go on from or to ask later"),
         ("finetune", _finetune_parser, "train a model on labelled sequences"),
         ("evaluate", _evaluate_parser, "score a fine-tuned model on labelled sequences"),
         ("predict", _predict_parser, "classes and probabilities of sequences"),
@@ -80,6 +83,15 @@ def _embed_parser() -> jsonargparse.ArgumentParser:
         "titans-dna embed --model runs/first --fasta genome.fa --bed genes.bed --out genes.npy"
     )
     _add_parts(parser, EMBED_PARTS)
+    return parser
+
+
+def _remember_parser() -> jsonargparse.ArgumentParser:
+    parser = _described(
+        "Read sequence of any length, in constant memory, and keep what the model remembers in a file. Example: "
+        "titans-dna remember --model runs/first --fasta chr1.fa --out chr1.state --track chr1.bedgraph"
+    )
+    _add_parts(parser, REMEMBER_PARTS)
     return parser
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from titans_dna.config import VARIANTS, TitansConfig
-from titans_dna.model import TitansDNA, map_state
+from titans_dna.model import TitansDNA, map_state, tensors_of
 from titans_dna.training.loss import loss_sums
-from titans_dna.training.piecewise import piecewise_loss, tensors_of
+from titans_dna.training.piecewise import piecewise_loss
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
 LENGTHS = torch.tensor([0.0] * 7 + [1.0] * 4 + [0.0])

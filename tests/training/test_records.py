@@ -7,7 +7,7 @@ import torch
 
 from titans_dna.config import TitansConfig
 from titans_dna.model import TitansDNA
-from titans_dna.training.lane_state import pack_state, unpack_state
+from titans_dna.packed_state import pack_state, unpack_state
 from titans_dna.training.metrics import MetricsFile, read_metrics
 from titans_dna.training.run_checkpoint import read_checkpoint
 

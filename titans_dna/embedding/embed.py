@@ -37,6 +37,7 @@ def embed(
     layer: int = -1,
     *,
     reverse_complement: bool = False,
+    state: tuple[Any, ...] | None = None,
     batch_size: int = 8,
     piece: int = 4096,
     workers: int = 0,
@@ -54,6 +55,8 @@ def embed(
         it is; the blocks after it do not run.
     reverse_complement: the mean of both strands' vectors, each base's for pool "none": a sequence and its reverse
         complement then have the same.
+    state: what the model remembers already, of one row, as `titans_dna.remember` returns it or `load_state` reads it: each
+        sequence, and each strand of it, is read as what comes after that. It is not changed.
     batch_size, piece, workers: sequences side by side, tokens of each per call of the model, and processes that read
         and tokenise. They change speed and memory, and no vector. A sequence of any length takes the memory of a piece
         and a few bytes a base for its letters; pool "none" all its vectors.
@@ -66,7 +69,15 @@ def embed(
     batches = plan_batches(source.lengths, batch_size, piece * token_bases(model.tokenizer))  # pyright: ignore[reportArgumentType]
     vectors: list[Any] = [None] * len(source.lengths)
     found = embed_batches(
-        model, source, batches, pool, layer, reverse_complement=reverse_complement, piece=piece, workers=workers
+        model,
+        source,
+        batches,
+        pool,
+        layer,
+        reverse_complement=reverse_complement,
+        piece=piece,
+        workers=workers,
+        state=state,
     )
     for batch, got in zip(batches, found, strict=True):
         for number, vector in zip(batch, got, strict=True):
@@ -87,6 +98,7 @@ def embed_batches(
     piece: int,
     workers: int,
     progress: Callable[[float], None] = lambda bases: None,
+    state: tuple[Any, ...] | None = None,
 ) -> Iterator[list[np.ndarray]]:
     """The vectors of each batch of sequence numbers, one by one; `progress` is told of bases as they are done."""
     tokenizer: Tokenizer = model.tokenizer  # pyright: ignore[reportAssignmentType]
@@ -96,7 +108,7 @@ def embed_batches(
         with evaluating(model):
             flat = [strand for sequence in rows for strand in sequence]
             found = POOLS[pool](len(flat), model.config.width, model.norm.weight.device)
-            read_rows(model, flat, found, layer, piece, tokenizer.pad_id, lambda bases: progress(bases / both))
+            read_rows(model, flat, found, layer, piece, tokenizer.pad_id, lambda bases: progress(bases / both), state)
         vectors = found.vectors()
         if reverse_complement:
             pairs = zip(vectors[::2], vectors[1::2], strict=True)
@@ -142,8 +154,10 @@ def read_rows(
     piece: int,
     pad_id: int,
     progress: Callable[[float], None],
+    state: tuple[Any, ...] | None = None,
 ) -> None:
-    """Stream rows through the model, `piece` tokens a call, and give what comes out to the pool.
+    """Stream rows through the model, `piece` tokens a call, and give what comes out to the pool. Each goes on from `state`,
+    of one row, where there is one.
 
     Longest first inside, so that the rows that go on are always the first ones. Padding stands behind all that a row
     sees, and a row that has ended leaves the batch: no state is carried past it.
@@ -151,7 +165,9 @@ def read_rows(
     device = model.norm.weight.device
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     lengths = np.array([len(rows[i].ids) for i in order])
-    state, start, before = None, 0, len(rows)
+    if state is not None:
+        state = take_rows(state if layer == -1 else state[: layer + 1], torch.zeros(len(rows), dtype=torch.int64))
+    start, before = 0, len(rows)
     while start < lengths[0]:
         going = int((lengths > start).sum())
         if going < before:

@@ -18,6 +18,8 @@ class FileOptions:
     bed: str | None = None
     """BED file of intervals (0-based half-open): one vector for each; column 4 is its name, and where column 6 is - the
     other strand is read."""
+    state: str | None = None
+    """State file of titans-dna remember, of the same model: each sequence is read as what comes after it."""
     out: str = ""
     """File to write: .npy (with names and coordinates in a .tsv beside it), .parquet or .h5."""
     overwrite: bool = False
@@ -66,8 +68,9 @@ class EmbedOptions:
                 raise ValueError(f"--{name}: got none, want {want}")
         if not self.files.fasta or "" in self.files.fasta:
             raise ValueError("--fasta: got none, want at least one sequence file")
-        if self.files.bed == "":
-            raise ValueError("--bed: got '', want a BED file")
+        for name, want in (("bed", "a BED file"), ("state", "a state file")):
+            if getattr(self.files, name) == "":
+                raise ValueError(f"--{name}: got '', want {want}")
         for name, low in (("batch_size", 1), ("piece", 1), ("workers", 0), ("threads", 0)):
             if getattr(self.speed, name) < low:
                 raise ValueError(f"--{name}: got {getattr(self.speed, name)}, want at least {low}")

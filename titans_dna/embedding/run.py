@@ -25,6 +25,7 @@ from titans_dna.embedding.source import GenomeSource, genome_source
 from titans_dna.embedding.table import check_format, files_of, write_table
 from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.model import TitansDNA
+from titans_dna.state_file import load_state
 
 PART_BASES = 1 << 19
 """Bases of a part, which is what an interruption costs at most: half a minute on one core for the preset `small`."""
@@ -53,32 +54,38 @@ def embed_files(options: EmbedOptions) -> Result:
     model = load(options.files.model).to(choose_device(options.speed.accelerator))
     speed, vectors = options.speed, options.vectors
     check_arguments(model, vectors.pool, vectors.layer, speed.batch_size, speed.piece, speed.workers)
+    state = None if options.files.state is None else load_state(options.files.state, model).state
     source = genome_source(open_genomes(options.files.fasta), options.files.bed)
     if speed.threads:
         torch.set_num_threads(speed.threads)
     rows = source.lengths if per_base else np.ones_like(source.lengths)
     with claim(out) as folder:
         plan = _plan_parts(source.lengths, PART_BASES_UNPOOLED if per_base else PART_BASES)
-        parts = Parts(folder, fingerprint(model, source, vectors, plan))
-        _compute(model, source, parts, plan, rows, options, resumable=not parts.changed)
+        parts = Parts(folder, fingerprint(model, source, vectors, plan, options.files.state))
+        _compute(model, source, parts, plan, rows, options, state, resumable=not parts.changed)
         gathered = _gather(parts, plan, rows, model.config.width, folder / "vectors.npy")
         write_table(folder, out, gathered, source.records, per_base)
         parts.finish(files_of(out))
     return Result(files_of(out), int(rows.sum()), model.config.width)
 
 
-def fingerprint(model: TitansDNA, source: GenomeSource, vectors: VectorOptions, plan: list[list[int]]) -> str:
-    """Digest of all that the parts depend on: weights, tokeniser, sequences, intervals, options, what is in which."""
+def fingerprint(
+    model: TitansDNA, source: GenomeSource, vectors: VectorOptions, plan: list[list[int]], state: str | None = None
+) -> str:
+    """Digest of all that the parts depend on: weights, tokeniser, sequences, intervals, options, what is in which, and the
+    state file that they go on from."""
     digest = hashlib.blake2b(weights_fingerprint(model).encode(), digest_size=16)
     tokenizer: Any = model.tokenizer
     known = (model.config.to_dict(), tokenizer.to_dict(), vars(vectors), source.genome.fingerprint(), plan)
     digest.update(json.dumps(known, sort_keys=True).encode())
+    if state is not None:
+        digest.update(Path(state).read_bytes())
     digest.update("".join(f"{one.name}\t{one.interval}\t{one.strand}\n" for one in source.records).encode())
     return digest.hexdigest()
 
 
 def _check_output(files: FileOptions) -> None:
-    out, inputs = Path(files.out), [*files.fasta, *([files.bed] if files.bed else [])]
+    out, inputs = Path(files.out), [*files.fasta, *filter(None, [files.bed, files.state])]
     check_format(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out: {out.parent}: no such directory")
@@ -105,7 +112,7 @@ def _plan_parts(lengths: np.ndarray, bases: int) -> list[list[int]]:
 
 def _compute(
     model: TitansDNA, source: GenomeSource, parts: Parts, plan: list[list[int]], rows: np.ndarray,
-    options: EmbedOptions, resumable: bool,
+    options: EmbedOptions, state: tuple[Any, ...] | None, resumable: bool,
 ) -> None:  # fmt: skip
     """Embed the parts that are not done yet."""
     speed, vectors = options.speed, options.vectors
@@ -124,7 +131,7 @@ def _compute(
     progress = Progress(int(source.lengths.sum()), left)
     results = embed_batches(
         model, source, [*chain.from_iterable(batches)], vectors.pool, vectors.layer, reverse_complement=vectors.rc,
-        piece=speed.piece, workers=speed.workers, progress=progress.add,
+        piece=speed.piece, workers=speed.workers, progress=progress.add, state=state,
     )  # fmt: skip
     for i, of_part in zip(missing, batches, strict=True):
         found = dict(_numbered(of_part, results))

@@ -37,7 +37,11 @@ class Source:
 
     def letters(self, number: int) -> bytes:
         """The letters of one sequence, in the direction in which it is read."""
-        raise AssertionError("a source defines letters")
+        return self.part(number, 0, int(self.lengths[number]))
+
+    def part(self, number: int, start: int, end: int) -> bytes:
+        """The letters [start, end) of one sequence, counted in that direction."""
+        raise AssertionError("a source defines part")
 
 
 class TextSource(Source):
@@ -47,8 +51,8 @@ class TextSource(Source):
         super().__init__(list(map(len, sequences)))
         self._sequences = sequences
 
-    def letters(self, number: int) -> bytes:
-        return self._sequences[number]
+    def part(self, number: int, start: int, end: int) -> bytes:
+        return self._sequences[number][start:end]
 
 
 class GenomeSource(Source):
@@ -58,10 +62,11 @@ class GenomeSource(Source):
         super().__init__([len(record.interval) for record in records])
         self.genome, self.records = genome, records
 
-    def letters(self, number: int) -> bytes:
+    def part(self, number: int, start: int, end: int) -> bytes:
         _, interval, strand = self.records[number]
-        letters = self.genome.fetch(interval.contig, interval.start, interval.end)
-        return other_strand(letters) if strand == "-" else letters
+        if strand == "-":
+            return other_strand(self.genome.fetch(interval.contig, interval.end - end, interval.end - start))
+        return self.genome.fetch(interval.contig, interval.start + start, interval.start + end)
 
 
 def genome_source(genome: Genome, bed: str | Path | None = None) -> GenomeSource:

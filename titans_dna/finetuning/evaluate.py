@@ -24,6 +24,7 @@ from titans_dna.finetuning.use_options import EvaluateOptions, RowOptions
 from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.labelled.data import LabelledData, Task
 from titans_dna.labelled.known import read_known
+from titans_dna.state_file import load_state
 
 
 class Evaluated(NamedTuple):
@@ -49,6 +50,7 @@ def evaluate_files(options: EvaluateOptions) -> Evaluated:
     part, data = _read(rows, question.task, question.classes)
     if scoring.threads:
         torch.set_num_threads(scoring.threads)
+    state = None if rows.state is None else load_state(rows.state, model.backbone).state
     source = TextSource(list(data.test.sequences))
     with shown("evaluate", int(source.lengths.sum())) as progress:
         scores = score_all(
@@ -58,6 +60,7 @@ def evaluate_files(options: EvaluateOptions) -> Evaluated:
             batch_bases=scoring.batch_bases,
             workers=scoring.workers,
             progress=progress.add,
+            state=state,
         )
     scored = [score_rows(OURS, [0], [scores], data, None)]
     about = {
@@ -92,9 +95,10 @@ def _read(rows: RowOptions, task: Task, classes: tuple[str, ...]) -> tuple[str, 
 
 def _notes(rows: RowOptions, part: str, data: LabelledData) -> str:
     which = "All rows" if part == "all" else f"The {part} split"
+    remembered = "" if rows.state is None else f"Each sequence is read after what {rows.state} remembers.\n"
     return (
         f"{which} of {data.source}: {len(data.test):,} rows. In brackets the 95 % interval over resampled rows.\n"
-        f"Model: {rows.model}. Whether it was trained on some of these rows is not known here.\n"
+        f"Model: {rows.model}. Whether it was trained on some of these rows is not known here.\n{remembered}"
     )
 
 

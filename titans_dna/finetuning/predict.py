@@ -18,6 +18,7 @@ from titans_dna.finetuning.predict_bases import predict_intervals
 from titans_dna.finetuning.score import score_all
 from titans_dna.finetuning.scoring import shown
 from titans_dna.finetuning.use_options import PredictOptions, SequenceFileOptions
+from titans_dna.state_file import load_state
 
 
 class Predicted(NamedTuple):
@@ -28,12 +29,19 @@ class Predicted(NamedTuple):
 
 
 def predict(
-    model: FineTuned, sequences: Any, *, batch_size: int = 64, batch_bases: int = 1 << 17, workers: int = 0
+    model: FineTuned,
+    sequences: Any,
+    *,
+    state: tuple[Any, ...] | None = None,
+    batch_size: int = 64,
+    batch_bases: int = 1 << 17,
+    workers: int = 0,
 ) -> tuple[list[str] | list[float], np.ndarray]:
     """Predictions for sequences of any length, and the scores behind them, in their order.
 
     model: as `titans_dna.load_finetuned` gives it; it computes where its weights are.
     sequences: as `model.embed` takes them: a sequence, an iterable of such, or the path of a sequence file.
+    state: what `model.backbone` remembers already, as `titans_dna.remember` returns it; each sequence is read after that.
     batch_size, batch_bases, workers: sequences and bases side by side, and processes that read; they change speed and
         memory, and no score.
 
@@ -49,7 +57,7 @@ def predict(
         if value < low:
             raise ValueError(f"{name}: got {value}, want at least {low}")
     source = as_source(sequences)
-    scores = score_all(model, source, batch_size=batch_size, batch_bases=batch_bases, workers=workers)
+    scores = score_all(model, source, batch_size=batch_size, batch_bases=batch_bases, workers=workers, state=state)
     return answers(model.question, scores), scores
 
 
@@ -64,6 +72,9 @@ def predict_files(options: PredictOptions) -> Predicted:
     model = open_finetuned(files.model, scoring.accelerator)
     if scoring.threads:
         torch.set_num_threads(scoring.threads)
+    if files.state is not None and model.question.unit == "base":
+        raise ValueError(f"--state: {files.model} answers for each base, from windows of their own; want it left out")
+    state = None if files.state is None else load_state(files.state, model.backbone).state
     if model.question.unit == "base":
         return Predicted(out, predict_intervals(model, options))
     check_format(out)
@@ -76,6 +87,7 @@ def predict_files(options: PredictOptions) -> Predicted:
             batch_bases=scoring.batch_bases,
             workers=scoring.workers,
             progress=progress.add,
+            state=state,
         )
     with replacing(out) as aside:
         blocks = sequence_blocks(model.question, source.records, scores)
@@ -94,7 +106,7 @@ def _check_output(files: SequenceFileOptions) -> None:
     check_writable(out.parent, "--out")
     if not out.exists():
         return
-    if any(Path(one).exists() and out.samefile(one) for one in (*files.fasta, *filter(None, [files.bed]))):
+    if any(Path(one).exists() and out.samefile(one) for one in (*files.fasta, *filter(None, [files.bed, files.state]))):
         raise ValueError(f"--out: {out} is one of the inputs, want another name")
     if not files.overwrite:
         raise ValueError(f"--out: {out} exists, want another name, or --overwrite to replace it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,12 +39,14 @@ def score_all(
     batch_bases: int = 1 << 17,
     workers: int = 0,
     progress: Callable[[float], None] = lambda bases: None,
+    state: tuple[Any, ...] | None = None,
 ) -> np.ndarray:
-    """Scores in the order of the source: float64 [n, classes], for regression [n]."""
+    """Scores in the order of the source: float64 [n, classes], for regression [n]. state: of one row, which each sequence
+    goes on from."""
     shape = () if model.question.task == "regression" else (model.question.outputs,)
     found = np.empty((len(source.lengths), *shape))
     batches = score_batches(
-        model, source, batch_size=batch_size, batch_bases=batch_bases, workers=workers, progress=progress
+        model, source, batch_size=batch_size, batch_bases=batch_bases, workers=workers, progress=progress, state=state
     )
     for numbers, scores in batches:
         found[numbers] = scores
@@ -58,6 +61,7 @@ def score_batches(
     batch_bases: int = 1 << 17,
     workers: int = 0,
     progress: Callable[[float], None] = lambda bases: None,
+    state: tuple[Any, ...] | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Numbers of the sequences of each batch, and their scores, float64; longest first. `progress` is told of bases."""
     assert isinstance(model.head, PooledHead), "a question about sequences"
@@ -69,7 +73,8 @@ def score_batches(
             flat = [strand for sequence in rows for strand in sequence]
             head = _StreamedHead(model.head, len(flat))
             piece = max(1, batch_bases // (len(flat) * token_bases(tokenizer)))
-            read_rows(model.backbone, flat, head, -1, piece, tokenizer.pad_id, lambda done: progress(done / strands))
+            told = lambda done: progress(done / strands)  # noqa: E731
+            read_rows(model.backbone, flat, head, -1, piece, tokenizer.pad_id, told, state)
             found = model.scores(head.out())
         yield numbers, (found[::2] + found[1::2]) / 2 if both else found
 

@@ -36,6 +36,8 @@ class RowOptions:
     """Column of the name that predictions.csv gives to a row; by default its line number."""
     min_length: int = 0
     """Fewest bases of a sequence; 0: 4, and 1 for GenomicBenchmarks directories."""
+    state: str | None = None
+    """State file of titans-dna remember, of the same model: each sequence is read as what comes after it."""
     out: str = ""
     """Directory to write, new or empty."""
 
@@ -51,6 +53,8 @@ class SequenceFileOptions:
     bed: str | None = None
     """BED file of intervals (0-based half-open): one row for each; column 4 is its name, and where column 6 is - the other
     strand is read."""
+    state: str | None = None
+    """State file of titans-dna remember, of the same model: each sequence is read as what comes after it."""
     out: str = ""
     """File to write: .csv, .tsv or .parquet; .bed for a model with an answer for each base."""
     overwrite: bool = False
@@ -91,6 +95,8 @@ class EvaluateOptions:
                 raise ValueError(f"--{name}: got none, want {want}")
         if not self.rows.data or "" in self.rows.data:
             raise ValueError("--data: got none, want a directory, a data set's name, or files")
+        if self.rows.state == "":
+            raise ValueError("--state: got '', want a state file")
         if self.rows.min_length < 0:
             raise ValueError(f"--min_length: got {self.rows.min_length}, want at least 0")
 
@@ -111,8 +117,9 @@ class PredictOptions:
                 raise ValueError(f"--{name}: got none, want {want}")
         if not self.files.fasta or "" in self.files.fasta:
             raise ValueError("--fasta: got none, want at least one sequence file")
-        if self.files.bed == "":
-            raise ValueError("--bed: got '', want a BED file")
+        for name, want in (("bed", "a BED file"), ("state", "a state file")):
+            if getattr(self.files, name) == "":
+                raise ValueError(f"--{name}: got '', want {want}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from titans_dna.model import map_state
+from titans_dna.model import map_state, tensors_of
 from titans_dna.training.loss import LossSums
 
 Loss = Callable[[Tensor, slice], LossSums]
@@ -43,18 +43,6 @@ def piecewise_loss(model: nn.Module, ids: Tensor, loss: Loss, piece: int, state:
     sums, state = window.result[0]
     given = iter(after)
     return sums._replace(weighted=weighted), map_state(lambda x: next(given), state)
-
-
-def tensors_of(state: Any) -> list[Tensor]:
-    """The tensors of floating point in a state, in a fixed order, one that stands twice once."""
-    found: list[Tensor] = []
-
-    def keep(x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    map_state(keep, state)
-    return found
 
 
 class _Window(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from titans_dna.training.lane_state import pack_state, unpack_state
+from titans_dna.packed_state import pack_state, unpack_state
 from titans_dna.training.module import PretrainModule
 
 FILE = "checkpoint.pt"

@@ -1,4 +1,4 @@
-"""Recurrent state of the lanes as plain values, so that a checkpoint can hold it and no pickle is needed to read it."""
+"""Recurrent state as plain values, so that a checkpoint or a file can hold it and no pickle is needed to read it."""
 
 from __future__ import annotations
 
