@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from .chunked_backward import reverse_span
 from .chunked_forward import Shares, read_span, span_shares, write_span
-from .state import MemoryState
+from .state import MemoryState, flush
 
 CACHE_BYTES = 2**24
 """What a span works on stays below this where it can: it is passed over again and again."""
@@ -150,7 +150,7 @@ class _Scan(torch.autograd.Function):
             fixed = None if span.tied else anchor
             layers = write_span(keys, values, shares, start, fixed, plan.bound(span))
             _put(read_span(queries, shares, layers, fixed)[0], y, span)
-            state = [layer.end[-1].clone() for layer in layers]
+            state = [flush(layer.end[-1].clone()) for layer in layers]
         if plan.keep:
             ctx.plan = plan
             ctx.save_for_backward(*tensors[:6], *anchor, *kept)

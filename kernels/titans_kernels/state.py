@@ -68,5 +68,15 @@ def bound(weight: Tensor, max_norm: float | None) -> Tensor:
     return weight * (max_norm / norm.clamp(min=max_norm))
 
 
+def flush(weight: Tensor) -> Tensor:
+    """In place: what is too small for the product of two to be a normal number becomes zero.
+
+    A memory that forgets more than it writes decays through the subnormal numbers, which cost a CPU a hundred times the time
+    of an ordinary one (a long stream ran 2.7 times slower), and are nothing beside what an output is made of.
+    """
+    smallest = torch.finfo(weight.dtype).tiny ** 0.5
+    return weight.masked_fill_(weight.abs() < smallest, 0)
+
+
 def _accumulator(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -236,3 +236,23 @@ def test_bad_arguments_are_named(change, message):
     x, memory = inputs(2, 9, 2, 2)
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         memory_scan(**{**x, "memory": memory, "chunk": 8, **change})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_memory_that_fades_ends_at_zero(depth):
+    """Not among the subnormal numbers, which cost a CPU a hundred times the time of others: a long stream slows down."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 4096, 1, 8, generator=generator) / 3 for _ in range(3))
+    alpha, eta, theta = torch.full((1, 4096, 1), 0.02), torch.full((1, 4096, 1), 0.9), torch.zeros(1, 4096, 1)
+    memory = [torch.randn(1, 8, 8, generator=generator) / 3 for _ in range(depth)]
+    state = None
+    for tokens in (3000, 1096):
+        y, state = memory_scan(
+            *(x[:, :tokens] for x in (q, k, v)),
+            **{name: x[:, :tokens] for name, x in (("alpha", alpha), ("eta", eta), ("theta", theta))},
+            memory=memory, state=state, chunk=16,
+        )  # fmt: skip
+        for w in (*state.memory, *state.momentum, *state.anchor):
+            assert not ((w != 0) & (w.abs() < torch.finfo(torch.float32).tiny)).any()
+    assert all(torch.count_nonzero(w) == 0 for w in state.memory)
