@@ -62,7 +62,7 @@ class NeedleTaskOptions:
 class NeedleTrainOptions:
     """Training: the same for all models"""
 
-    steps: int = 400
+    steps: int = 500
     """Steps of the optimiser."""
     train_length: int = 1024
     """Tokens of a training sequence, the longest one where it grows."""

@@ -83,9 +83,9 @@ def training_rows(
 def _plant(
     rng: np.random.Generator, ids: np.ndarray, asked: np.ndarray, key_lengths: Sequence[int], value_length: int
 ) -> None:
-    # One pair in silence is as likely as 4 to 8 of them, or 16 with questions all over the place.
+    # From one pair in silence to no room for more.
     most = max(2, int(len(ids) * FILLED) // (max(key_lengths) + value_length + 2))  # pairs and questions together
-    count = int(2 * (most / 2) ** rng.random())
+    count = int(rng.integers(2, most + 1))
     wanted = min(count // 2, MOST_PAIRS)
     pairs = draw_pairs(rng, rng.choice(key_lengths, size=wanted), value_length, rng.random(wanted) < SHARE)[:wanted]
     order = np.concatenate([np.arange(len(pairs)), rng.integers(len(pairs), size=count - len(pairs))])
