@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class Coefficients(NamedTuple):
@@ -28,42 +29,74 @@ class Coefficients(NamedTuple):
 
 
 def token_coefficients(alpha: Tensor, eta: Tensor, theta: Tensor) -> Coefficients:
-    """Coefficients for one gate value per token.
+    """Coefficients for one gate value per token. alpha, eta, theta: [..., c]."""
+    return Coefficients(*_TokenCoefficients.apply(alpha, eta, theta))
 
-    alpha, eta, theta: [..., c]. Blocks of 1, 2, 4, … tokens are joined in pairs: a token of the second block sees the
-    gradients of the first through the memory and the momentum that the first ends with. Nothing divides.
+
+class _TokenCoefficients(torch.autograd.Function):
+    """With A[t, j] and E[t, j] the products of 1 − α and of η after token j up to token t (j = 0 is before the first):
+
+        β = A[·, 0];  m = E[·, 0];  H = E diag(θ);  f = A m;  G = A H
+
+    A product's derivative for one of its factors is the product of the others, those before it times those after it, both
+    of which stand in the same matrix: nothing divides on the way back either.
     """
-    c = alpha.shape[-1]
-    padding = (0, (1 << (c - 1).bit_length()) - c)  # to a power of two, with tokens that change nothing
-    keep, eta = (F.pad(x, padding, value=1.0)[..., None] for x in (1 - alpha, eta))
-    theta = F.pad(theta, padding)[..., None]
-    blocks = Coefficients(keep, eta, theta[..., None], eta, theta)
-    while blocks.beta.shape[-2] > 1:
-        blocks = _join(
-            Coefficients(*(x[..., 0::2, *rest] for x, rest in zip(blocks, _INNER, strict=True))),
-            Coefficients(*(x[..., 1::2, *rest] for x, rest in zip(blocks, _INNER, strict=True))),
-        )
-    beta, f, G, m, H = (x.squeeze(-1 - len(rest)) for x, rest in zip(blocks, _INNER, strict=True))
-    whole = (beta[..., :c], f[..., :c], G[..., :c, :c], m[..., -1], H[..., :c])
-    return Coefficients(*(_FlushSubnormal.apply(x) for x in whole))
+
+    @staticmethod
+    def forward(ctx, alpha: Tensor, eta: Tensor, theta: Tensor):
+        kept, decayed = (flush_subnormal(x) for x in _products(torch.stack([1 - alpha, eta])))
+        A, m, H = kept[..., 1:], decayed[..., 0], decayed[..., 1:] * theta[..., None, :]
+        ctx.save_for_backward(kept, decayed, theta)
+        f, G = (A @ m[..., None])[..., 0], A @ H
+        return tuple(flush_subnormal(x) for x in (kept[..., 0], f, G, m[..., -1], H[..., -1, :]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        d_beta, d_f, d_G, d_m_end, d_H_end = grads
+        kept, decayed, theta = ctx.saved_tensors
+        A, E = kept[..., 1:], decayed[..., 1:]
+        d_H, d_m = A.mT @ d_G, (A.mT @ d_f[..., None])[..., 0]
+        d_H[..., -1, :] += d_H_end
+        d_m[..., -1] += d_m_end
+        d_A = d_G @ (E * theta[..., None, :]).mT + d_f[..., None] * decayed[..., None, :, 0]
+        d_alpha = _reverse_products(kept, torch.cat([d_beta[..., None], d_A], -1)).neg_()
+        d_eta = _reverse_products(decayed, torch.cat([d_m[..., None], d_H * theta[..., None, :]], -1))
+        return d_alpha, d_eta, (d_H * E).sum(-2)
 
 
-_INNER = ((slice(None),), (slice(None),), (slice(None), slice(None)), (slice(None),), (slice(None),))
-"""Axes that follow the axis of blocks in each of the coefficients; m has all its tokens until the end."""
+def _products(gates: Tensor) -> Tensor:
+    """[..., c] → [..., c, c + 1]: at (t, j) the product of gates j … t, counted from 0; 1 at (t, t + 1), 0 after that.
+
+    Blocks on the diagonal of 1, 2, 4, … tokens are joined in pairs: below the first block and left of the second stands
+    what the second's tokens multiply the first's last row with.
+    """
+    c = gates.shape[-1]
+    size = 1 << (c - 1).bit_length()
+    out = gates.new_zeros(*gates.shape[:-1], size, size + 1)
+    out.diagonal(1, -2, -1).fill_(1)
+    out.diagonal(0, -2, -1)[..., :c].copy_(gates)
+    square, half = out[..., :size], 1
+    while half < size:
+        cut = (size // (2 * half), 2 * half)
+        blocks = square.unflatten(-1, cut).unflatten(-3, cut).diagonal(0, -4, -2)  # [..., 2 half, 2 half, blocks]
+        first, second = blocks[..., half - 1 : half, :half, :], blocks[..., half:, half : half + 1, :]
+        torch.mul(second, first, out=blocks[..., half:, :half, :])
+        half *= 2
+    return out[..., :c, : c + 1]
 
 
-def _join(first: Coefficients, second: Coefficients) -> Coefficients:
-    beta, f, G, m, H = second
-    memory, momentum = first.G[..., -1:, :], first.H_end[..., None, :]  # at the end of the first block
-    corner = torch.addcmul(beta[..., None] * memory, f[..., None], momentum)
-    last = [x[..., -1:] for x in (first.beta, first.f, first.m_end)]
-    return Coefficients(
-        torch.cat([first.beta, beta * last[0]], -1),
-        torch.cat([first.f, beta * last[1] + f * last[2]], -1),
-        torch.cat([F.pad(first.G, (0, G.shape[-1])), torch.cat([corner, G], -1)], -2),
-        torch.cat([first.m_end, m * last[2]], -1),
-        torch.cat([first.H_end * m[..., -1:], H], -1),
-    )
+def _reverse_products(products: Tensor, d_products: Tensor) -> Tensor:
+    """The adjoint of `_products`, [..., c, c + 1] → [..., c]; above the diagonal the gradient may be anything."""
+    after = products[..., 1:].mT @ d_products  # times the gates after i, and summed over t
+    before = F.pad(products[..., :-1, :], (0, 0, 1, 0))
+    before[..., 0, 0] = 1
+    return (after * before).sum(-1)
+
+
+def flush_subnormal(x: Tensor) -> Tensor:
+    """Subnormal products cost a CPU a hundred times the time of an ordinary number, and mean nothing."""
+    return F.hardshrink(x, torch.finfo(x.dtype).tiny)
 
 
 def chunk_coefficients(alpha: Tensor, eta: Tensor, theta: Tensor, c: int) -> Coefficients:
@@ -85,18 +118,3 @@ def _toeplitz(column: Tensor) -> Tensor:
     """[..., c] → [..., c, c] lower triangular with T[t, j] = column[t − j]."""
     c = column.shape[-1]
     return F.pad(column, (c - 1, 0)).unfold(-1, c, 1).flip(-1)
-
-
-class _FlushSubnormal(torch.autograd.Function):
-    """Subnormal products cost a CPU a hundred times the time of an ordinary number, and mean nothing.
-
-    The gradient passes unchanged: a product of exactly zero has one.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return F.hardshrink(x, torch.finfo(x.dtype).tiny)
-
-    @staticmethod
-    def backward(ctx, *grads: Tensor) -> Tensor:
-        return grads[0]
