@@ -248,7 +248,7 @@ def test_a_memory_that_fades_ends_at_zero(depth):
     memory = [torch.randn(1, 8, 8, generator=generator) / 3 for _ in range(depth)]
     state = None
     for tokens in (3000, 1096):
-        y, state = memory_scan(
+        _, state = memory_scan(
             *(x[:, :tokens] for x in (q, k, v)),
             **{name: x[:, :tokens] for name, x in (("alpha", alpha), ("eta", eta), ("theta", theta))},
             memory=memory, state=state, chunk=16,

@@ -107,12 +107,12 @@ def test_a_state_that_is_not_finite_is_told():
 
 def test_remember_then_go_on(files, capsys):
     """Two calls, the state through a file, are one; the track is of the same bits."""
-    status, out, _ = call(
-        capsys, *"remember --model model --fasta two.fa --out whole --track whole.bg --bin 100".split()
-    )
+    line = "remember --model model --fasta two.fa --out whole --track whole.bg --bin 100"
+    status, out, _ = call(capsys, *line.split())
     assert status == 0
     assert "1,150 bases remembered" in out
-    assert call(capsys, *"remember --model model --fasta one.fa --out first".split())[0] == 0
+    line = "remember --model model --fasta one.fa --out first"
+    assert call(capsys, *line.split())[0] == 0
     line = "remember --model model --fasta rest.fa --state first --out second --track rest.bg --bin 100 --piece 33"
     status, out, _ = call(capsys, *line.split())
     assert status == 0

@@ -40,8 +40,7 @@ def train(
 ) -> list[Step]:
     """All steps. Sequences are a function of seed and step alone, so every model sees the same ones.
 
-    Only the bases of questions are learned: a model that has to say the background too writes it into its memory. (A
-    price on the inner learning rate, 0.1 nats for all of it, closed the gates for needles as for background.)
+    Only the bases of questions are learned.
     Raises ValueError where the loss is not finite.
     """
     task, wanted = options.task, options.train
