@@ -31,6 +31,11 @@ def test_yaml_round_trip(tmp_path):
         ({"dropout": 1.0}, "dropout: got 1.0"),
         ({"theta_max": 0.0}, "theta_max: got 0.0"),
         ({"max_norm": float("nan")}, "max_norm: got nan"),
+        (
+            {"restart": 100},
+            "restart: got 100 with 2 layer.s., want 0 or a multiple of chunk .64., with at least 2 layers",
+        ),
+        ({"restart": 64, "layers": 1}, "restart: got 64 with 1 layer"),
         ({"widht": 4}, "unknown key 'widht', want one of variant, vocab_size"),
     ],
 )

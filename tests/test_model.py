@@ -25,6 +25,7 @@ OTHERS = [
     {"chunk": 1},
     {"segment": 12, "window": 1},
     {"max_norm": 0.0},
+    {"restart": 24},
 ]
 CASES = [(variant, change) for variant in VARIANTS for change in OTHERS]
 
@@ -170,6 +171,27 @@ def test_mac_reads_what_the_last_segment_left():
     first, second = seen[:5], seen[5:]  # one read a segment: 16, 16, 16, 16, 11 tokens
     assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [True, True, False, False, False]
     torch.testing.assert_close(first[0][0], model.blocks[0].memory.initial_memory[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gates", ["token", "chunk"])
+def test_local_memories_begin_again_and_the_last_one_goes_on(gates):
+    """A stretch of a local memory is what that stretch gives alone; the last block has none."""
+    model = build("lmm", restart=16, gates=gates)
+    memory, x = model.blocks[0].memory, torch.randn(2, 43, 16, dtype=torch.float64)
+    y, _ = memory(x)
+    alone = torch.cat([memory(part)[0] for part in x.split(16, dim=1)], dim=1)
+    torch.testing.assert_close(y, alone)
+    pieces, state = [], None
+    for part in x.split([5, 11, 20, 7], dim=1):
+        one, state = memory(part, state)
+        pieces.append(one)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), y)
+    assert state.age == 43 % 16
+    last = model.blocks[1].memory
+    assert (
+        last(x)[0][:, 16:] - torch.cat([last(part)[0] for part in x.split(16, dim=1)], dim=1)[:, 16:]
+    ).abs().max() > 1e-6
 
 
 @torch.no_grad()

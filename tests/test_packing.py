@@ -24,6 +24,7 @@ CASES = [
     ("mag", {"window": 1}),
     ("mal", {"persistent": 9, "gates": "chunk"}),
     ("mal", {"window": 64, "forgetting": False}),
+    *((variant, {"restart": 16}) for variant in VARIANTS),
 ]
 
 

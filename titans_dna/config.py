@@ -58,6 +58,9 @@ class TitansConfig:
     """Attention segment of mac, in tokens."""
     window: int = 128
     """Sliding attention window of mag and mal, in tokens, the token itself included."""
+    restart: int = 0
+    """Tokens after which the memory of every block but the last begins again from its learned start, so that these stretches
+    run side by side (local memories, as in TNT, arXiv 2511.07343); the last block's memory goes on. 0: none does."""
     max_norm: float = 4.0
     """Bound of memory and momentum at chunk ends: Frobenius norm at most max_norm * sqrt(head width); 0 is no bound."""
     theta_max: float = 1.0
@@ -89,6 +92,9 @@ class TitansConfig:
             raise ValueError(f"heads: got {self.heads}, want an even head width out of width {self.width}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}, want 0 <= dropout < 1")
+        if self.restart and (self.restart % self.chunk or self.layers < 2):
+            wanted = f"a multiple of chunk ({self.chunk}), with at least 2 layers"
+            raise ValueError(f"restart: got {self.restart} with {self.layers} layer(s), want 0 or {wanted}")
         if not self.theta_max > 0:
             raise ValueError(f"theta_max: got {self.theta_max}, want above 0")
 
@@ -156,6 +162,7 @@ _MINIMUM = {
     "persistent": 0,
     "segment": 1,
     "window": 1,
+    "restart": 0,
     "max_norm": 0.0,
     "rope_base": 1.0,
 }

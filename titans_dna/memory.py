@@ -29,11 +29,13 @@ class NeuralMemoryState(NamedTuple):
     convolution: Tensor | None
     gates: Tensor | None
     """[b, 1, heads * gates] before the sigmoids; only where gates are per chunk."""
+    age: int = 0
+    """Tokens since the memory last began; only where it begins again."""
 
     def first(self, rows: int) -> NeuralMemoryState:
         """The state of the first rows of the batch."""
         convolution, gates = (None if x is None else x[:rows] for x in (self.convolution, self.gates))
-        return NeuralMemoryState(self.scan.rows(slice(rows)), convolution, gates)
+        return NeuralMemoryState(self.scan.rows(slice(rows)), convolution, gates, self.age)
 
 
 class NeuralMemory(nn.Module):
@@ -91,6 +93,41 @@ class NeuralMemory(nn.Module):
 
     def write(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """x [b, t, width] → what each token reads, [b, t, h, d], and the state."""
+        return self._stretches(x, state) if self.config.restart else self._write(x, state)
+
+    def _stretches(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, NeuralMemoryState]:
+        """`write` where the memory begins again every `restart` tokens: what is left of a stretch, then the whole ones side
+        by side as rows, then the beginning of another."""
+        (b, t), stretch = x.shape[:2], self.config.restart
+        age = 0 if state is None else state.age
+        after = state if age else None
+        left = min(stretch - age, t) if age else 0
+        whole, rest = divmod(t - left, stretch)
+        begun, middle, last = x.split([left, whole * stretch, rest], dim=1)
+        reads = []
+        if left:
+            read, after = self._write(begun, after)
+            reads.append(read)
+        if whole:
+            read, _ = self._write(middle.unflatten(1, (whole, stretch)).flatten(0, 1), None)
+            reads.append(read.unflatten(0, (b, whole)).flatten(1, 2))
+        if rest:
+            read, after = self._write(last, None)
+            reads.append(read)
+        age = (age + t) % stretch
+        if not age or after is None:
+            after = self._beginning(x)
+        return torch.cat(reads, dim=1), after._replace(age=age)
+
+    def _beginning(self, x: Tensor) -> NeuralMemoryState:
+        """The state before a stretch, for the rows of x."""
+        convolution = None
+        if self.convolution is not None:
+            taps, channels = self.convolution.weight.shape
+            convolution = x.new_zeros(len(x), taps - 1, channels)
+        return NeuralMemoryState(MemoryState.initial(tuple(self.initial_memory), len(x)), convolution, None)
+
+    def _write(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, NeuralMemoryState]:
         qkv, convolution = self.qkv(x), None
         if self.convolution is not None:
             qkv, convolution = self.convolution(qkv, None if state is None else state.convolution)
@@ -108,7 +145,7 @@ class NeuralMemory(nn.Module):
         The kernels of a GPU take any lengths at once. The PyTorch path takes rows of one length: there the sequences go
         side by side through blocks of whole chunks, so long that about an eighth is filling.
         """
-        if x.is_cuda:
+        if x.is_cuda and not self.config.restart:
             return self._packed_scan(x, packing)
         chunk = self.config.chunk
         chunks = max(1, x.shape[1] // (4 * chunk * len(packing)))

@@ -39,7 +39,8 @@ class TitansDNA(nn.Module):
         self.activation_checkpointing = False
         """Keep only each block's input in training and compute the rest again in the backward."""
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(build_block(config) for _ in range(config.layers))
+        each = [config] * (config.layers - 1) + [config.replace(restart=0)]
+        self.blocks = nn.ModuleList(map(build_block, each))
         self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.logit_scale = initialise(self, config)
