@@ -86,6 +86,9 @@ def as_text(options: PlanOptions, calibration: Calibration, found: Found, memory
 def command(options: PlanOptions, found: Found) -> str:
     """The line to run, GENOME and DIR to be filled in."""
     settings, flags = found.settings, options.flags
+    if settings.read and settings.batch_size == 1:
+        words = ["titans-dna", "remember", "--model", "DIR", "--fasta", "GENOME", "--out", "STATE"]
+        return " ".join([*words, "--piece", str(settings.at_once)])
     if settings.read:
         words = ["titans-dna", "embed", "--model", "DIR", "--fasta", "GENOME", "--out", "vectors.npy"]
         return " ".join([*words, "--batch_size", str(settings.batch_size), "--piece", str(settings.at_once)])
