@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
+import titans_dna
 from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
@@ -271,3 +272,26 @@ def test_values_that_are_not_defined_stay_out_of_the_json(model, tmp_path, capsy
     assert call(capsys, "--model", model, "--data", tmp_path / "x.csv", "--out", tmp_path / "ev")[0] == 0
     values = json.loads((tmp_path / "ev" / "results.json").read_text(), parse_constant=math.isnan)
     assert values["results"][0]["all"][0]["auroc"] is None
+
+
+@torch.no_grad()
+def test_rows_are_read_after_what_a_state_remembers(model, tmp_path, capsys):
+    backbone = load_finetuned(model).backbone
+    before = "".join(np.random.default_rng(9).choice(list("ACGT"), 90))
+    titans_dna.save_state(tmp_path / "before", titans_dna.remember(backbone, before).state, backbone)
+    table(tmp_path / "x.csv", rows(12, ["ant", "zebra"]))
+    for name, more in (("plain", ()), ("after", ("--state", tmp_path / "before"))):
+        line = ("--model", model, "--data", tmp_path / "x.csv", "--out", tmp_path / name)
+        assert call(capsys, *line, *more)[0] == 0
+    plain, after = (read(tmp_path / name / "predictions.csv") for name in ("plain", "after"))
+    assert "after what" in (tmp_path / "after" / "results.md").read_text()
+    one = load_finetuned(model)
+    for (text, _), row, without in zip(rows(12, ["ant", "zebra"]), after, plain, strict=True):
+        scores = []
+        for strand in (text.encode(), reverse_complement(text.encode())):
+            ids = torch.from_numpy(one.tokenizer.encode(before.encode() + strand)).long()[None]
+            mean = one.backbone.features(ids)[0][:, len(before) :].mean(1)
+            scores.append(one.scores(one.head.output(mean))[0])
+        found = [float(row[f"probability_{name}"]) for name in CLASSES]
+        np.testing.assert_allclose(found, np.mean(scores, axis=0), atol=1e-4)
+        assert found != [float(without[f"probability_{name}"]) for name in CLASSES]
