@@ -255,7 +255,7 @@ def test_predictions_after_what_a_state_remembers(files, capsys):
     model, before = make(both_strands=True), "".join(np.random.default_rng(9).choice(list("ACGT"), 130))
     read_before = titans_dna.remember(titans_dna.load_finetuned("m").backbone, before)
     titans_dna.save_state("before", read_before.state, titans_dna.load_finetuned("m").backbone)
-    assert call(capsys, *"--model m --fasta x.fa --state before --out p.csv".split())[0] == 0
+    assert call(capsys, *["--model", "m", "--fasta", "x.fa", "--state", "before", "--out", "p.csv"])[0] == 0
     plain = predict(titans_dna.load_finetuned("m"), list(TEXTS.values()))[1]
     for row, text, without in zip(read(files / "p.csv"), TEXTS.values(), plain, strict=True):
         scores = []
@@ -267,9 +267,9 @@ def test_predictions_after_what_a_state_remembers(files, capsys):
         found = [float(row[f"probability_{name}"]) for name in CLASSES]
         np.testing.assert_allclose(found, np.mean(scores, axis=0), atol=1e-4)
         assert np.abs(np.array(found) - without).max() > 1e-3
-    status, _, error = call(capsys, *"--model bases --fasta x.fa --state before --out p.bed".split())
+    status, _, error = call(capsys, *["--model", "bases", "--fasta", "x.fa", "--state", "before", "--out", "p.bed"])
     assert status == 2
     assert error.startswith("titans-dna: error: --state: bases answers for each base")
-    status, _, error = call(capsys, *"--model many --fasta x.fa --state x.fa --out q.csv".split())
+    status, _, error = call(capsys, *["--model", "many", "--fasta", "x.fa", "--state", "x.fa", "--out", "q.csv"])
     assert status == 2
     assert "x.fa: truncated or damaged" in error
