@@ -212,3 +212,17 @@ def test_windows_in_pieces_train_as_whole_ones(tmp_path):
         assert len(rows[0]) == len(rows[1])
         for one, other in zip(*rows, strict=True):
             assert one == pytest.approx(other, rel=1e-4, nan_ok=True)
+
+
+def test_held_out_gaps_are_passed_over_or_told_before_the_run(tmp_path, capsys):
+    """Validation windows that fall into a gap of N gave a run that failed at its very end."""
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 2000))
+    for name, held in (("some", "N" * 500 + letters[:500]), ("none", "N" * 1000)):
+        (tmp_path / f"{name}.fa").write_text(f">train\n{letters}\n>held\n{held}\n")
+    line = SMALL.replace("--fasta lambda", "--fasta {}").replace("--valid_bases 700", "--valid_bases 64")
+    line += "--variant lmm --steps 2 --split contig --valid_contigs held"
+    assert run(line.format(tmp_path / "some.fa"), tmp_path / "run") == 0
+    assert read_metrics(tmp_path / "run" / "metrics.csv")[-1]["valid_bits_per_base"] > 1
+    assert run(line.format(tmp_path / "none.fa"), tmp_path / "other") == 2
+    assert "--split: got held-out sequence without any A, C, G or T" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

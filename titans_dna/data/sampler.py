@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
@@ -184,13 +184,19 @@ class LaneSampler(Sampler):
 
 
 def validation_plans(
-    intervals: Sequence[Interval], *, context: int, batch_size: int, max_bases: int | None = None
+    intervals: Sequence[Interval],
+    *,
+    context: int,
+    batch_size: int,
+    max_bases: int | None = None,
+    wanted: Callable[[Window], bool] = lambda window: True,
 ) -> list[Plan]:
     """Windows that tile the intervals in order, on the forward strand, the same each time.
 
     Successive windows share one base, so that every base of an interval but its first is a target exactly once; the
     last window of an interval is shorter. With more than `max_bases` targets, evenly spaced windows are kept, about
-    that many bases in all and at least one window.
+    that many bases in all and at least one window; in place of one that is not `wanted`, as it has nothing but N, the next
+    that is.
 
     Raises ValueError for a context, batch size or max_bases below 1 and where no interval has 2 bases.
     """
@@ -206,7 +212,11 @@ def validation_plans(
     targets = sum(window.end - window.start - 1 for window in windows)
     if max_bases is not None and targets > max_bases:
         keep = max(len(windows) * max_bases // targets, 1)
-        windows = [windows[index * len(windows) // keep] for index in range(keep)]
+        first = [index * len(windows) // keep for index in range(keep)] + [len(windows)]
+        windows = [
+            next((one for one in windows[start:end] if wanted(one)), windows[start])
+            for start, end in itertools.pairwise(first)
+        ]
     rows = [tuple(windows[first : first + batch_size]) for first in range(0, len(windows), batch_size)]
     return [Plan(number, context, True, row) for number, row in enumerate(rows)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib import resources
@@ -21,6 +22,7 @@ from titans_dna.data.intervals import (
     whole_contigs,
 )
 from titans_dna.data.sampler import LengthWarmup, Plan, validation_plans
+from titans_dna.data.stretches import Window
 from titans_dna.data.tokenizer import Tokenizer, make_tokenizer
 from titans_dna.training.options import EMBEDDED, DataOptions, PretrainOptions
 
@@ -110,7 +112,10 @@ def open_source(options: PretrainOptions) -> Source:
         context=data.lane or data.context,
         batch_size=optimiser.batch_size,
         max_bases=data.valid_bases or None,
+        wanted=lambda window: _holds_base(genome, window),
     )
+    if not any(_holds_base(genome, window) for plan in plans for window in plan.windows):
+        raise ValueError("--split: got held-out sequence without any A, C, G or T, want some to score")
     return Source(genome, tokenizer, split, module, plans)
 
 
@@ -132,6 +137,14 @@ def make_split(genome: Genome, data: DataOptions) -> Split:
 def default_block(regions: list[Interval]) -> int:
     """A fortieth of all bases, at most 100 kb: four held-out places in the smallest genome."""
     return min(max(sum(map(len, regions)) // 40, 1), 100_000)
+
+
+def _holds_base(genome: Genome, window: Window) -> bool:
+    """Whether anything in a window is scored: not in a gap of N, nor where the first letter alone is a base."""
+    return bool(_BASE.search(genome.fetch(window.contig, window.start + 1, window.end)))
+
+
+_BASE = re.compile(rb"[ACGTUacgtu]")
 
 
 def _path(name: str, stack: ExitStack) -> Path:
