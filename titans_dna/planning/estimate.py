@@ -10,6 +10,8 @@ TRAINER = 15e6
 """Bytes of Lightning's trainer and of the metrics files, measured."""
 MARKOV = 600e6
 """Bytes of the Markov models that `titans-dna pretrain` fits when training has ended, measured on E. coli."""
+SETTLED = 6
+"""Borders after which the heap has found its size: the peak of 24 pieces is that of 8 (small lmm, pieces of 8192)."""
 ID_BYTES = 26
 """A base of a window in the process: its id (8 bytes) and weight (4), twice as the next batch is drawn early, letters."""
 
@@ -77,7 +79,7 @@ def estimate(calibration: Calibration, settings: Settings) -> Estimate:
     activations = max(known.token * at_once + fixed, 0.0)
     states = calibration.state * rows * (1 if settings.read else settings.borders)
     if settings.borders and not settings.read:
-        states += calibration.growth * min(at_once, calibration.in_heap) * max(settings.borders - 2, 0)
+        states += calibration.growth * min(at_once, calibration.in_heap) * min(max(settings.borders - 2, 0), SETTLED)
     ids = 8.0 * at_once if settings.read else ID_BYTES * rows * settings.length
     training = process + parameters + activations + states + ids
     report = 0.0
