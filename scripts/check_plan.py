@@ -57,7 +57,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fasta", required=True)
     parser.add_argument("--context", type=int, default=65536, help="bases of a window")
-    parser.add_argument("--block", type=int, default=0, help="bases of a held-out block; a long context wants few blocks")
+    parser.add_argument(
+        "--block", type=int, default=0, help="bases of a held-out block; a long context wants few blocks"
+    )
     parser.add_argument("--presets", nargs="+", default=["tiny", "small"])
     parser.add_argument("--variants", nargs="+", default=["lmm", "mac"])
     parser.add_argument("--pieces", nargs="+", type=int, default=[1024, 4096, 8192], help="0: the whole window")
@@ -87,7 +89,8 @@ def _measured(options: argparse.Namespace, preset: str, variant: str, settings: 
     with tempfile.TemporaryDirectory() as folder:
         words = ["pretrain", "--fasta", options.fasta, "--preset", preset, "--variant", variant]
         words += ["--context", str(settings.length), "--piece", str(settings.piece), "--batch_size", "1"]
-        words += ["--block", str(options.block), "--steps", "1", "--valid_every", "0", "--valid_bases", "1000", "--threads", str(options.threads)]
+        words += ["--block", str(options.block), "--threads", str(options.threads)]
+        words += ["--steps", "1", "--valid_every", "0", "--valid_bases", "1000"]
         words += ["--activation_checkpointing"] if settings.again else []
         done = subprocess.run(
             [sys.executable, "-c", RUN, *words, "--out", str(Path(folder) / "run")], capture_output=True, text=True

@@ -64,7 +64,8 @@ def test_a_reset_is_of_the_memory_alone(variant):
     parts = []
     for first in range(0, TOKENS, WINDOW):
         rows = [*range(p), *range(p + first, min(p + first + WINDOW, p + TOKENS))]
-        parts.append(memory._scan(whole[:, rows], qkv[:, rows], memory.gates(whole[:, rows]), None, None)[0][:, p:])
+        read, _ = memory._scan(qkv[:, rows], memory.gates(whole[:, rows]), None, None)
+        parts.append(memory.answer(whole[:, rows], read)[:, p:])
     mixed = torch.cat(parts, dim=1)
     if variant == "mag":
         mixed = block.gate(block.attention(normed, None, prefix)[0], mixed)

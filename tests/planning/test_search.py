@@ -6,7 +6,7 @@ import pytest
 
 from titans_dna.config import TitansConfig
 from titans_dna.planning.calibrate import Calibration, Coefficients
-from titans_dna.planning.estimate import MARKOV, Settings, estimate
+from titans_dna.planning.estimate import MARKOV, SETTLED, Settings, estimate
 from titans_dna.planning.options import PlanFlags, PlanOptions
 from titans_dna.planning.search import candidates, modes_of, search
 
@@ -87,7 +87,7 @@ def test_no_piece_below_chunk_or_segment(variant, least):
 
 def test_parts_sum_up_and_the_markov_models_count_at_the_end():
     found = estimate(KNOWN, Settings(2**20, 1024, 2, 3, False))
-    assert found.states == 2 * 1024 * KNOWN.state + 100 * 1000 * 1022
+    assert found.states == 2 * 1024 * KNOWN.state + 100 * 1000 * SETTLED
     assert math.isclose(found.training, found.process + found.parameters + found.activations + found.states + found.ids)
     assert found.report >= KNOWN.process + MARKOV
     assert found.peak == max(found.training, found.report)

@@ -115,6 +115,8 @@ class _Store:
         """The same state, in this row; where it has another size than the first, as near a sequence's start, in a tensor of
         its own."""
         parts = tensors_of(state)
+        if not parts:
+            return state
         sizes = [-(-x.numel() * x.element_size() // 16) * 16 for x in parts]
         if self._store is None:
             self._store = torch.empty(self._rows, sum(sizes), dtype=torch.uint8, device=parts[0].device)
