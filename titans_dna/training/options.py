@@ -110,7 +110,7 @@ class RunOptions:
     """CPU threads; 0 leaves the choice to PyTorch."""
     piece: int = 0
     """Bases of a window that are worked on at a time, in training and validation: full backpropagation through the window in
-    the memory of a piece, at about 4/3 of the time; 0: the whole window at once."""
+    the memory of a piece, for one more forward pass; 0: the whole window at once."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, more time."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
