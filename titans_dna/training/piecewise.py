@@ -3,7 +3,8 @@
 The model reads piece by piece with its state carried, without a graph, and of each piece the state at its start is all that is
 kept. The backward goes over the pieces from the last to the first, runs each forward once more with a graph, and hands the
 gradient of its state to the piece before. So memory is that of one piece and a state for each border; the gradient is that of
-the whole window. (`torch.utils.checkpoint` around each piece does the same, but its memory grew with every base when it was tried.)
+the whole window. (`torch.utils.checkpoint` around each piece does the same, but its memory grew with every base when it was
+tried.)
 """
 
 from __future__ import annotations
