@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import time
 
-from titans_dna.data.fasta import open_genome
-from titans_dna.labelled.annotation import read_annotation
-from titans_dna.labelled.base_baselines import baselines, gather, kmers
-from titans_dna.labelled.base_metrics import evaluate_bases
-from titans_dna.labelled.windows import LabelledGenome, split_bases_by_blocks
+from titans_dna.baselines.bases import baselines, gather, kmers
+from titans_dna.genome.genome import open_genome
+from titans_dna.labels.annotation import read_annotation
+from titans_dna.labels.windows import LabelledGenome, split_bases_by_blocks
+from titans_dna.metrics.bases import evaluate_bases
 
 
 def main() -> None:

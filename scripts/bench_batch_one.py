@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from titans_dna.config import TitansConfig
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ ALLOWED = 0.2
 RUN = """
 import json, sys
 from titans_dna.planning.peak import Peak
-from titans_dna.training import pretrain
+from titans_dna.train import pretrain
 from titans_dna.cli import main
 peak, fit = Peak("cpu"), pretrain.write_markov
 def noted(*arguments):

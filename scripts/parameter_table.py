@@ -3,7 +3,7 @@
 import torch
 
 from titans_dna.config import VARIANTS, TitansConfig, preset_names
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
 
 print("| preset | variant | parameters | width | blocks | heads | memory | chunk |\n|---|---|---|---|---|---|---|---|")
 for name in preset_names():

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
-from titans_dna.data.tokenizer import KmerTokenizer, NucleotideTokenizer
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
+from titans_dna.tokens.tokenizer import KmerTokenizer, NucleotideTokenizer
 
 
 def make(tied=True, vocab_size=12):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from titans_dna.config import TitansConfig, preset_names
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
 
 ROOT = Path(__file__).parents[1]
 

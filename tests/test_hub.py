@@ -12,9 +12,9 @@ import torch
 
 from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
-from titans_dna.data.tokenizer import NucleotideTokenizer
 from titans_dna.hub import is_hub_id
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
+from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 
 def make(folder):

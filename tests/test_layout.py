@@ -30,7 +30,7 @@ ORDER = [
     ["flags", "parsers", "cli"],
 ]
 # The doors back: methods that import what they call when they are called.
-LAZY = {("model", "titans_dna.embedding.embed"), ("model", "titans_dna.checkpoint")}
+LAZY = {("model", "titans_dna.reading.embed"), ("model", "titans_dna.checkpoint")}
 COLUMNS = {1: {0, 1}, 2: {2}, 3: {2, 3}, 4: {2, 3, 4}, 5: {2, 5}, 6: {0, 1, 2, 3, 6}}
 
 

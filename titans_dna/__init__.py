@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from titans_dna.checkpoint import load
     from titans_dna.config import TitansConfig
-    from titans_dna.finetuning.saved import load_finetuned
-    from titans_dna.model import TitansDNA
-    from titans_dna.remembering.reader import remember
-    from titans_dna.state_file import load_state, save_state
+    from titans_dna.nn.model import TitansDNA
+    from titans_dna.reading.remember import remember
+    from titans_dna.reading.state_file import load_state, save_state
+    from titans_dna.tasks.saved import load_finetuned
 
 __version__ = version("titans-dna")
 __all__ = ["TitansConfig", "TitansDNA", "load", "load_finetuned", "load_state", "remember", "save_state"]
 
 _HOMES = {
     "TitansConfig": "titans_dna.config",
-    "TitansDNA": "titans_dna.model",
+    "TitansDNA": "titans_dna.nn.model",
     "load": "titans_dna.checkpoint",
-    "load_finetuned": "titans_dna.finetuning.saved",
-    "load_state": "titans_dna.state_file",
-    "remember": "titans_dna.remembering.reader",
-    "save_state": "titans_dna.state_file",
+    "load_finetuned": "titans_dna.tasks.saved",
+    "load_state": "titans_dna.reading.state_file",
+    "remember": "titans_dna.reading.remember",
+    "save_state": "titans_dna.reading.state_file",
 }
 
 

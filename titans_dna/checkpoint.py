@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from titans_dna.config import TitansConfig
-from titans_dna.data.cache import replacing
-from titans_dna.data.tokenizer import Tokenizer, load_tokenizer
 from titans_dna.hub import download, is_hub_id, upload
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
+from titans_dna.run.files import replacing
+from titans_dna.tokens.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
 FORMAT: dict[str, Any] = {"format": "titans-dna model", "version": 1}

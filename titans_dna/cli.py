@@ -12,12 +12,8 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from titans_dna.bench.context_options import ContextOptions
-from titans_dna.bench.needle_options import NeedleOptions
 from titans_dna.config import TitansConfig
-from titans_dna.embedding.options import EmbedOptions
-from titans_dna.finetuning.options import FinetuneOptions
-from titans_dna.finetuning.use_options import BenchmarkOptions, EvaluateOptions, PredictOptions
+from titans_dna.context.options import ContextOptions
 from titans_dna.flags import check_lists, check_once, one_line, part
 from titans_dna.parsers import (
     BENCHMARK_PARTS,
@@ -25,7 +21,6 @@ from titans_dna.parsers import (
     EMBED_PARTS,
     EVALUATE_PARTS,
     FINETUNE_PARTS,
-    NEEDLE_PARTS,
     PREDICT_PARTS,
     PRETRAIN_PARTS,
     REMEMBER_PARTS,
@@ -34,8 +29,11 @@ from titans_dna.parsers import (
     option_names,
 )
 from titans_dna.planning.options import PlanFlags, PlanOptions
-from titans_dna.remembering.options import RememberOptions
-from titans_dna.training.options import PretrainOptions
+from titans_dna.reading.embed_options import EmbedOptions
+from titans_dna.reading.remember_options import RememberOptions
+from titans_dna.tasks.options import FinetuneOptions
+from titans_dna.tasks.use_options import BenchmarkOptions, EvaluateOptions, PredictOptions
+from titans_dna.train.options import PretrainOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def pretrain(options: PretrainOptions, resume: bool) -> int:
     """Train a Titans model on genome files; returns the exit status."""
-    from titans_dna.training import pretrain as training
+    from titans_dna.train import pretrain as training
 
     result = training.pretrain(options, resume=resume)
     again = f"titans-dna pretrain --resume --out {result.directory}"
@@ -86,7 +84,7 @@ def pretrain(options: PretrainOptions, resume: bool) -> int:
 
 def embed(options: EmbedOptions) -> int:
     """Turn sequences into vectors; returns the exit status."""
-    from titans_dna.embedding.run import embed_files
+    from titans_dna.reading.embed_files import embed_files
 
     result = embed_files(options)
     *beside, vectors = result.files
@@ -97,7 +95,7 @@ def embed(options: EmbedOptions) -> int:
 
 def remember(options: RememberOptions) -> int:
     """Read sequence into a state file; returns the exit status."""
-    from titans_dna.remembering.run import mark_of, remember_files
+    from titans_dna.reading.remember_files import mark_of, remember_files
 
     again = f"the same command goes on from its last mark, {mark_of(Path(options.read.out))}, where there is one"
     try:
@@ -117,7 +115,7 @@ def remember(options: RememberOptions) -> int:
 
 def finetune(options: FinetuneOptions, resume: bool) -> int:
     """Fine-tune a model on labelled sequences; returns the exit status."""
-    from titans_dna.finetuning import run as finetuning
+    from titans_dna.tasks import run as finetuning
 
     again = f"continue with: titans-dna finetune --resume --out {options.run.out}"
     status, result = _until_stopped(lambda: finetuning.finetune(options, resume=resume), again)
@@ -132,7 +130,7 @@ def finetune(options: FinetuneOptions, resume: bool) -> int:
 
 def evaluate(options: EvaluateOptions) -> int:
     """Score a fine-tuned model on labelled sequences; returns the exit status."""
-    from titans_dna.finetuning.evaluate import evaluate_files
+    from titans_dna.tasks.evaluate import evaluate_files
 
     result = evaluate_files(options)
     print(f"{result.table}\nresults: {result.directory} (results.md, predictions.csv; {result.rows:,} rows)")
@@ -141,7 +139,7 @@ def evaluate(options: EvaluateOptions) -> int:
 
 def predict(options: PredictOptions) -> int:
     """Write what a fine-tuned model says of sequences; returns the exit status."""
-    from titans_dna.finetuning.predict import predict_files
+    from titans_dna.tasks.predict import predict_files
 
     result = predict_files(options)
     print(f"predictions: {result.path} ({result.rows:,})")
@@ -150,7 +148,7 @@ def predict(options: PredictOptions) -> int:
 
 def benchmark(options: BenchmarkOptions, resume: bool) -> int:
     """Fine-tune on every data set of a suite; returns the exit status."""
-    from titans_dna.finetuning import benchmark as benchmarking
+    from titans_dna.tasks import benchmark as benchmarking
 
     again = f"continue with: titans-dna benchmark --resume --out {options.run.out}"
     status, result = _until_stopped(lambda: benchmarking.benchmark(options, resume=resume), again)
@@ -165,24 +163,12 @@ def benchmark(options: BenchmarkOptions, resume: bool) -> int:
 
 def context(options: ContextOptions) -> int:
     """Score held-out bases after more and more context; returns the exit status."""
-    from titans_dna.bench.context_run import bench_context
+    from titans_dna.context.run import bench_context
 
     status, done = _until_stopped(lambda: bench_context(options), "what is done is kept; the same command goes on")
     if done is None:
         return status
     print(f"\n{done.table}\nresults: {done.directory} (context.md, context.png, context.csv)")
-    return 0
-
-
-def needle(options: NeedleOptions, resume: bool) -> int:
-    """Train models to recall planted words, and ask them far away; returns the exit status."""
-    from titans_dna.bench.needle import bench_needle
-
-    again = f"continue with: the same command and --resume (what is done lies in {options.run.out})"
-    status, table = _until_stopped(lambda: bench_needle(options, resume=resume), again)
-    if table is None:
-        return status
-    print(f"\n{table}\nbench: {options.run.out} (needle.md, needle.png, results.csv)")
     return 0
 
 
@@ -199,7 +185,7 @@ def _diverged(names: Sequence[str]) -> int:
 
 def _until_stopped(work: Callable[[], Any], advice: str) -> tuple[int, Any]:
     """0 and what `work` returns; or 130 or 143 and None where Ctrl-C or SIGTERM ended it."""
-    from titans_dna.finetuning.scoring import Terminated, terminable
+    from titans_dna.tasks.scoring import Terminated, terminable
 
     try:
         with terminable():
@@ -210,6 +196,10 @@ def _until_stopped(work: Callable[[], Any], advice: str) -> tuple[int, Any]:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:2] == ["bench", "needle"]:
+        raise ValueError(
+            "bench needle: moved out of the package; in the repository: python scripts/bench_needle.py --help"
+        )
     # Twice: the preset (or the run to resume) gives the defaults that the other flags and files then change.
     check_lists(arguments, nested=("model",) if "pretrain" in arguments[:1] else ())
     chosen = make_parser().parse_args([one for one in arguments if not one.startswith("--print_config")])
@@ -256,9 +246,7 @@ def _plan(arguments: list[str], preset: str) -> int:
 def _bench(chosen: jsonargparse.Namespace) -> int:
     """One of the measurements of `titans-dna bench`."""
     values = chosen[chosen.subcommand]
-    if chosen.subcommand == "context":
-        return context(ContextOptions(*(part(kind, values) for kind in CONTEXT_PARTS)))
-    return needle(NeedleOptions(*(part(kind, values) for kind in NEEDLE_PARTS)), values.resume)
+    return context(ContextOptions(*(part(kind, values) for kind in CONTEXT_PARTS)))
 
 
 def _whole(verb: Callable[[], int]) -> int:
@@ -280,7 +268,7 @@ def _preset_defaults(name: str) -> dict[str, Any]:
 
 
 def _run_defaults(values: jsonargparse.Namespace) -> dict[str, Any]:
-    from titans_dna.training.pretrain import read_run
+    from titans_dna.train.pretrain import read_run
 
     saved = read_run(Path(values.out))
     model = saved.pop("model", None)
@@ -292,8 +280,8 @@ def _run_defaults(values: jsonargparse.Namespace) -> dict[str, Any]:
 
 def _saved_defaults(verb: str, out: str, parts: tuple[type, ...]) -> dict[str, Any]:
     """Options of the fine-tuning run or the benchmark in a directory."""
-    from titans_dna.finetuning.benchmark import read_benchmark
-    from titans_dna.finetuning.directory import read_run
+    from titans_dna.tasks.benchmark import read_benchmark
+    from titans_dna.tasks.directory import read_run
 
     saved = (read_run if verb == "finetune" else read_benchmark)(Path(out))
     if not saved.keys() <= option_names(parts):

@@ -8,17 +8,16 @@ from typing import Any, Literal
 
 import jsonargparse
 
-from titans_dna.bench.context_options import ContextFileOptions, ContextSpeedOptions, ContextTaskOptions
-from titans_dna.bench.needle_options import NeedleRunOptions, NeedleTaskOptions, NeedleTrainOptions
 from titans_dna.config import TitansConfig
-from titans_dna.embedding.options import FileOptions, SpeedOptions, VectorOptions
-from titans_dna.finetuning.data_options import BaseOptions, LabelOptions
-from titans_dna.finetuning.options import FinetuneRunOptions, TrainOptions, TuneOptions
-from titans_dna.finetuning.use_options import RowOptions, ScoringOptions, SequenceFileOptions, SuiteOptions
+from titans_dna.context.options import ContextFileOptions, ContextSpeedOptions, ContextTaskOptions
 from titans_dna.flags import add_options
 from titans_dna.planning.options import PlanFlags
-from titans_dna.remembering.options import ReadOptions, ReadSpeedOptions
-from titans_dna.training.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
+from titans_dna.reading.embed_options import FileOptions, SpeedOptions, VectorOptions
+from titans_dna.reading.remember_options import ReadOptions, ReadSpeedOptions
+from titans_dna.tasks.data_options import BaseOptions, LabelOptions
+from titans_dna.tasks.options import FinetuneRunOptions, TrainOptions, TuneOptions
+from titans_dna.tasks.use_options import RowOptions, ScoringOptions, SequenceFileOptions, SuiteOptions
+from titans_dna.train.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
 
 PRETRAIN_PARTS = (DataOptions, ModelOptions, OptimiserOptions, RunOptions)
 EMBED_PARTS = (FileOptions, VectorOptions, SpeedOptions)
@@ -28,7 +27,6 @@ PREDICT_PARTS = (SequenceFileOptions, ScoringOptions)
 REMEMBER_PARTS = (ReadOptions, ReadSpeedOptions)
 BENCHMARK_PARTS = (SuiteOptions, TuneOptions, TrainOptions, FinetuneRunOptions)
 CONTEXT_PARTS = (ContextFileOptions, ContextTaskOptions, ContextSpeedOptions)
-NEEDLE_PARTS = (NeedleRunOptions, NeedleTaskOptions, NeedleTrainOptions)
 VOCABULARY = "vocab_size"  # the tokeniser's
 
 
@@ -159,10 +157,7 @@ def _add_bench(verbs: Any) -> None:
     parser = _described("Measure what models do over long distances, beside ablations and a transformer.")
     verbs.add_subcommand("bench", parser, help="measure what models do over long distances")
     measures = parser.add_subcommands(required=True)
-    for name, make, text in (
-        ("context", _context_parser, "bits per base of held-out sequence over the context read"),
-        ("needle", _needle_parser, "recall of planted words, up to a million bases later"),
-    ):
+    for name, make, text in (("context", _context_parser, "bits per base of held-out sequence over the context read"),):
         measures.add_subcommand(name, make(), help=text)
 
 
@@ -173,16 +168,6 @@ def _context_parser() -> jsonargparse.ArgumentParser:
         "--out runs/context"
     )
     _add_parts(parser, CONTEXT_PARTS)
-    return parser
-
-
-def _needle_parser() -> jsonargparse.ArgumentParser:
-    parser = _described(
-        "Needle in a genome: train small models to recall words planted in real sequence, and ask them 1,000 to 1,000,000 "
-        "bases later. Example: titans-dna bench needle --fasta genome.fa --models lmm mag --out runs/needle"
-    )
-    _add_parts(parser, NEEDLE_PARTS)
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out, given the same options")
     return parser
 
 

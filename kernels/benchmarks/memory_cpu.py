@@ -106,7 +106,7 @@ def scan(tokens: int) -> Callable[[], torch.Tensor]:
 
 def ours() -> torch.nn.Module:
     from titans_dna.config import TitansConfig
-    from titans_dna.memory import NeuralMemory
+    from titans_dna.nn.memory import NeuralMemory
 
     return NeuralMemory(TitansConfig(width=WIDTH, heads=HEADS, chunk=CHUNK, memory_expansion=EXPANSION, convolution=0))
 

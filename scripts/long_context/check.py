@@ -7,7 +7,7 @@ from torch import nn
 
 from long_context.measure import draw, losses
 from long_context.models import STREAMED, load
-from titans_dna.training.piecewise import piecewise_loss
+from titans_dna.train.piecewise import piecewise_loss
 
 TOKENS, PIECE = 2048, 700
 

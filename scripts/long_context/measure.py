@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from long_context.models import STREAMED, load
-from titans_dna.training.loss import LossSums
-from titans_dna.training.piecewise import piecewise_loss
+from titans_dna.train.loss import LossSums
+from titans_dna.train.piecewise import piecewise_loss
 
 WARM_UP = 4096
 """Most tokens of the call before the timed ones."""

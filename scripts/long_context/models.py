@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
-from titans_dna.memory import NeuralMemory
-from titans_dna.model import Output, TitansDNA
-from titans_dna.transformer import Transformer
+from titans_dna.nn.memory import NeuralMemory
+from titans_dna.nn.model import Output, TitansDNA
+from titans_dna.nn.transformer import Transformer
 
 PEER = "titans-pytorch"
 PEER_VERSION = "0.5.5"

@@ -7,7 +7,7 @@ from pathlib import Path
 from long_context.models import LABELS
 from long_context.report import PASSES, name_length
 from long_context.rows import Key, Row
-from titans_dna.data.cache import replacing
+from titans_dna.run.files import replacing
 
 STYLES = {
     "lmm": ("#1b6ca8", "o", "-"), "mac": ("#0b3c5d", "s", "-"), "mag": ("#3fa7d6", "^", "-"), "mal": ("#7bc8a4", "D", "-"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from long_context.models import LABELS, VARIANTS
 from long_context.rows import Key, Row, Settings
-from titans_dna.data.cache import replacing
+from titans_dna.run.files import replacing
 
 PASSES = {"forward": "Forward", "backward": "Forward and backward"}
 HOW = """Batch 1, float32, random bases; every model has the width, depth and heads of preset `{preset}`. Each

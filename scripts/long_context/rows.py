@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from long_context.models import peer_version
-from titans_dna.data.cache import replacing
+from titans_dna.run.files import replacing
 
 Key = tuple[str, str, int]
 

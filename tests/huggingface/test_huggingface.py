@@ -21,9 +21,9 @@ from transformers import (
 import titans_dna
 from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
-from titans_dna.data.tokenizer import BPETokenizer, KmerTokenizer, NucleotideTokenizer
 from titans_dna.huggingface import TitansDNAConfig, TitansDNAForCausalLM, TitansDNAModel
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
+from titans_dna.tokens.tokenizer import BPETokenizer, KmerTokenizer, NucleotideTokenizer
 
 DNA = "ACGTTGCATGCAAACCCGGGTTTNACGTAC"
 BOTH = pytest.mark.parametrize("tied", [True, False])

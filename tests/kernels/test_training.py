@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 
-import titans_dna.memory
+import titans_dna.nn.memory
 from titans_dna import TitansConfig, TitansDNA
 from titans_kernels import memory_scan
 
@@ -16,7 +16,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def steps(config, backend, monkeypatch):
     """Losses of three optimiser steps over two pieces of one sequence, the state carried with its gradient."""
-    monkeypatch.setattr(titans_dna.memory, "memory_scan", functools.partial(memory_scan, backend=backend))
+    monkeypatch.setattr(titans_dna.nn.memory, "memory_scan", functools.partial(memory_scan, backend=backend))
     torch.manual_seed(0)
     model = TitansDNA(config).to(DEVICE)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -44,7 +44,7 @@ def test_losses_of_a_run_are_the_same(options, monkeypatch):
 
 def test_gradients_pass_through_distributed_data_parallel(tmp_path, monkeypatch):
     config = TitansConfig.preset("tiny", layers=1, heads=1, width=16, variant="lmm", memory_depth=1)
-    monkeypatch.setattr(titans_dna.memory, "memory_scan", functools.partial(memory_scan, backend="triton"))
+    monkeypatch.setattr(titans_dna.nn.memory, "memory_scan", functools.partial(memory_scan, backend="triton"))
     model = TitansDNA(config).to(DEVICE)
     ids = torch.randint(config.vocab_size, (1, 20), device=DEVICE)
     model(ids).logits.square().mean().backward()

@@ -10,7 +10,7 @@ import torch
 
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.model import TitansDNA, map_state
+from titans_dna.nn.model import TitansDNA, map_state
 from titans_dna.planning.calibrate import bytes_a_parameter, calibrate, count_parameters, rough
 from titans_dna.planning.estimate import Settings, estimate
 from titans_dna.planning.peak import machine_memory
@@ -20,10 +20,10 @@ REAL = """
 import torch
 torch.set_num_threads(1)
 from titans_dna.config import TitansConfig
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
 from titans_dna.planning.peak import Peak
-from titans_dna.training.loss import loss_sums
-from titans_dna.training.piecewise import piecewise_loss
+from titans_dna.train.loss import loss_sums
+from titans_dna.train.piecewise import piecewise_loss
 model = TitansDNA(TitansConfig.preset("tiny", variant="lmm"))
 optimiser = torch.optim.AdamW(model.parameters())
 def step(tokens, piece):

@@ -17,11 +17,11 @@ from transformers.utils.generic import ModelOutput
 
 from titans_dna.huggingface.configuration import TitansDNAConfig
 from titans_dna.huggingface.padding import first_token, rotate, tokens_mask
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
 
 
 class State(tuple[Any, ...]):
-    """`titans_dna.model.Output.state`, and that it cannot be cut back or compiled, which `generate` asks of a cache."""
+    """`titans_dna.nn.model.Output.state`, and that it cannot be cut back or compiled, which `generate` asks of a cache."""
 
     is_croppable = is_compileable = False
 

@@ -8,8 +8,8 @@ from transformers import PretrainedConfig
 
 from titans_dna.checkpoint import FORMAT, MODEL_TYPE
 from titans_dna.config import TitansConfig
-from titans_dna.data.vocabulary import PAD
-from titans_dna.heads import POOLINGS
+from titans_dna.nn.heads import POOLINGS
+from titans_dna.tokens.vocabulary import PAD
 
 
 class TitansDNAConfig(PretrainedConfig):

@@ -11,12 +11,12 @@ from transformers import GenerationMixin
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
-from titans_dna.data.vocabulary import UNK
-from titans_dna.heads import PooledHead
 from titans_dna.huggingface.base import State, TitansDNAOutput, TitansDNAPreTrainedModel
 from titans_dna.huggingface.configuration import TitansDNAConfig
 from titans_dna.huggingface.loss import label_loss, next_token_loss
-from titans_dna.model import take_rows
+from titans_dna.nn.heads import PooledHead
+from titans_dna.nn.model import take_rows
+from titans_dna.tokens.vocabulary import UNK
 
 
 @dataclass

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizer
 
-from titans_dna.data import vocabulary as voc
-from titans_dna.data.tokenizer import Tokenizer, load_tokenizer
+from titans_dna.tokens import vocabulary as voc
+from titans_dna.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
 class TitansDNATokenizer(PreTrainedTokenizer):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from titans_dna.config import TitansConfig
-from titans_dna.model import TitansDNA
+from titans_dna.nn.model import TitansDNA
 from titans_dna.planning.probe import BORDERS, Task, unit_of
 
 MODES = {"train": ("whole", "pieces", "again", "whole-again"), "read": ("read",)}
@@ -179,7 +179,7 @@ def _over_blocks(values: dict[int, float], layers: int) -> float:
 
 
 def _size(state: Any) -> int:
-    from titans_dna.model import map_state
+    from titans_dna.nn.model import map_state
 
     held: dict[int, int] = {}
 

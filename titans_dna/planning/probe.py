@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
-from titans_dna.model import TitansDNA, map_state
+from titans_dna.nn.model import TitansDNA, map_state
 from titans_dna.planning.peak import Peak, can_fork
-from titans_dna.training.loss import LossSums, loss_sums
-from titans_dna.training.optimiser import parameter_groups
-from titans_dna.training.piecewise import piecewise_loss
+from titans_dna.train.loss import LossSums, loss_sums
+from titans_dna.train.optimiser import parameter_groups
+from titans_dna.train.piecewise import piecewise_loss
 
 BORDERS = "borders"
 """What the states at the borders of many pieces take; a measurement beside the modes."""
@@ -89,7 +89,7 @@ def unit_of(config: TitansConfig) -> int:
 
 def _import_verb(modes: list[str]) -> None:
     # The verb's own libraries are part of what a user sees.
-    import_module("titans_dna.embedding.run" if modes == ["read"] else "titans_dna.training.pretrain")
+    import_module("titans_dna.reading.embed_files" if modes == ["read"] else "titans_dna.train.pretrain")
 
 
 def _blocks(mode: str, layers: int) -> list[int]:

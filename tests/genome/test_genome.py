@@ -1,0 +1,427 @@
+"""The genome reader against Biopython and against a few lines of plain Python."""
+
+import gzip
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+from Bio import SeqIO, bgzf
+from Bio.Seq import Seq
+from Bio.SeqRecord import SeqRecord
+
+from titans_dna.genome import index as cache
+from titans_dna.genome import records
+from titans_dna.genome.genome import open_genome, open_genomes
+
+DATA = Path(__file__).parents[2] / "../shared/data/genomes"
+MIXED = {"chr1": "ACGTNNacgtRYKM" * 7, "gi|9|ref|NC_1.1|": "ACG", "empty": "", "last": "TTTTTTTTTTA"}
+HEADERS = {
+    "chr1": "chr1 first one",
+    "gi|9|ref|NC_1.1|": "gi|9|ref|NC_1.1| a phage",
+    "empty": "empty\tx",
+    "last": "last",
+}
+
+
+def layout(width=10, end="\n", final=True, contigs=MIXED, descriptions=True):
+    """FASTA text in a chosen layout."""
+    lines = []
+    for name, bases in contigs.items():
+        lines += [">" + (HEADERS.get(name, name) if descriptions else name)]
+        lines += [bases[i : i + width] for i in range(0, len(bases), width)]
+    return (end.join(lines) + (end if final else "")).encode()
+
+
+def write_bgzf(path, text):
+    with bgzf.BgzfWriter(str(path)) as out:
+        out.write(text)
+
+
+def write(path, text):
+    path.write_bytes(text)
+
+
+def write_gzip(path, text):
+    path.write_bytes(gzip.compress(text))
+
+
+LAYOUTS = {
+    "lf": (write, "g.fa", layout()),
+    "crlf": (write, "g.fa", layout(end="\r\n")),
+    "cr": (write, "g.fa", layout(end="\r")),
+    "mixed line ends of one byte width": (write, "g.fa", layout().replace(b"ACGTNNacgt\n", b"ACGTNNacg\r\nt", 1)),
+    "no final newline": (write, "g.fa", layout(final=False)),
+    "one long line": (write, "g.fa", layout(width=1000)),
+    "last line longer than the others": (write, "g.fa", layout(width=1000).replace(b"TTTTTTTTTTA", b"TTT\nTTTTTTTA")),
+    "uneven lines": (write, "g.fa", layout().replace(b"ACGTNNacgt\n", b"ACGT\nNNacgt\n")),
+    "blank lines": (
+        write,
+        "g.fa",
+        b"\n" + layout().replace(b"\n>", b"\n\n\n>").replace(b"one\n", b"one\n\n") + b"\n\n",
+    ),
+    "spaces in lines": (write, "g.fa", layout().replace(b"ACGTNNacgt\n", b"ACGTN Nacgt \n")),
+    "comments and a byte order mark": (write, "g.fa", b"\xef\xbb\xbf; a comment\n" + layout()),
+    "latin-1 description": (write, "g.fa", layout().replace(b"first one", b"caf\xe9")),
+    "gzip": (write_gzip, "g.fa.gz", layout()),
+    "gzip with CRLF and no suffix": (write_gzip, "genome", layout(end="\r\n")),
+    "bgzip": (write_bgzf, "g.fa.gz", layout()),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+@pytest.mark.parametrize("block", [7, 64, 1 << 22])
+def test_every_layout_gives_the_same_bases(tmp_path, monkeypatch, case, block):
+    monkeypatch.setattr(records, "BLOCK", block)
+    monkeypatch.setattr(cache, "COPY_WIDTH", 16)
+    save, name, text = LAYOUTS[case]
+    save(tmp_path / name, text)
+    genome = open_genome(tmp_path / name, tmp_path / "cache")
+    assert list(genome.contigs.items()) == [(name, len(bases)) for name, bases in MIXED.items()]
+    for contig, bases in MIXED.items():
+        for start in range(len(bases) + 1):
+            for end in {start, start + 1, start + 9, start + 25, len(bases)}:
+                if start <= end <= len(bases):
+                    assert genome.fetch(contig, start, end) == bases[start:end].encode()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == [name]
+
+
+def test_random_layouts(tmp_path, monkeypatch):
+    rng = random.Random(1)
+    monkeypatch.setattr(cache, "COPY_WIDTH", 8)
+    for trial in range(60):
+        monkeypatch.setattr(records, "BLOCK", rng.choice([1, 3, 8, 50]))
+        contigs = {f"c{i}": "".join(rng.choices("ACGTn", k=rng.choice([0, 1, 5, 30]))) for i in range(4)}
+        contigs["c9"] = "A" + contigs["c0"]
+        text = ""
+        for name, bases in contigs.items():
+            text += f">{name}{rng.choice(['', ' x', ' > y'])}" + rng.choice(["\n", "\r\n", "\n\n"])
+            width = rng.choice([1, 4, 5, 40])
+            while bases:
+                text += bases[:width] + rng.choice(["\n"] * 12 + ["\r\n", "\n\n", "\r"])
+                bases, width = bases[width:], rng.choice([width] * 12 + [3, 6])
+        path = tmp_path / f"{trial}.fa"
+        path.write_bytes(text.encode())
+        genome = open_genome(path, tmp_path / "cache")
+        assert list(genome.contigs) == list(contigs)
+        for name, bases in contigs.items():
+            for start in range(len(bases)):
+                assert genome.fetch(name, start, len(bases)).decode() == bases[start:], text
+                assert genome.fetch(name, start, start + 1).decode() == bases[start], text
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 22])
+@pytest.mark.parametrize(
+    "text", [layout(), layout(final=False), layout() + b"\n", layout().replace(b"\n>empty", b"\n\n>empty")]
+)
+def test_plain_fasta_is_read_where_it_stands(tmp_path, monkeypatch, block, text):
+    monkeypatch.setattr(records, "BLOCK", block)
+    (tmp_path / "g.fa").write_bytes(text)
+    open_genome(tmp_path / "g.fa", tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix == ".fa"]
+
+
+def test_fingerprint_is_of_the_content(tmp_path):
+    def fingerprint(text, save=write):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.fa"
+        save(path, text)
+        return open_genome(path, tmp_path / "cache").fingerprint()
+
+    same = fingerprint(layout())
+    for text in (layout(width=3), layout(end="\r\n"), layout(final=False), layout(descriptions=False)):
+        assert fingerprint(text) == same
+    assert fingerprint(layout(), write_gzip) == fingerprint(layout(), write_bgzf) == same
+    renamed = {("chrZ" if name == "chr1" else name): bases for name, bases in MIXED.items()}
+    other_base = MIXED | {"last": "TTTTTTTTTTC"}
+    other_case = MIXED | {"last": "TTTTTTTTTTa"}
+    other_order = dict(reversed(MIXED.items()))
+    moved = MIXED | {"gi|9|ref|NC_1.1|": "ACGT", "last": "TTTTTTTTTA"}
+    others = [fingerprint(layout(contigs=contigs)) for contigs in (renamed, other_base, other_case, other_order, moved)]
+    assert len({same, *others}) == 6
+
+
+def test_several_files_are_one_genome(tmp_path):
+    names = list(MIXED)
+    for number, part in enumerate((names[:2], names[2:])):
+        (tmp_path / f"{number}.fa").write_bytes(layout(contigs={name: MIXED[name] for name in part}))
+    (tmp_path / "whole.fa").write_bytes(layout())
+    genome = open_genomes([tmp_path / "0.fa", tmp_path / "1.fa"], tmp_path / "cache")
+    whole = open_genome(tmp_path / "whole.fa", tmp_path / "cache")
+    assert list(genome.contigs.items()) == list(whole.contigs.items())
+    assert genome.fingerprint() == whole.fingerprint()
+    assert genome.fetch("last", 8, 11) == b"TTA"
+    assert genome.fetch("chr1", 4, 8) == b"NNac"
+    with pytest.raises(ValueError, match=r"1\.fa: contig 'empty' stands in .*whole\.fa too"):
+        open_genomes([tmp_path / "whole.fa", tmp_path / "1.fa"], tmp_path / "cache")
+    for nothing in ([], str(tmp_path / "whole.fa")):
+        with pytest.raises(ValueError, match="paths: got"):
+            open_genomes(nothing)
+
+
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [
+        (("chrX", 0, 1), "contig: got 'chrX', want one of 'chr1', 'gi|9|ref|NC_1.1|', 'empty', … (4 in all)"),
+        (("last", -1, 3), "interval: got last:-1-3, want 0 <= start <= end <= 11"),
+        (("last", 0, 12), "interval: got last:0-12, want 0 <= start <= end <= 11"),
+        (("last", 5, 4), "interval: got last:5-4, want 0 <= start <= end <= 11"),
+        (("empty", 0, 1), "interval: got empty:0-1, want 0 <= start <= end <= 0"),
+    ],
+)
+def test_bad_interval(tmp_path, interval, message):
+    (tmp_path / "g.fa").write_bytes(layout())
+    genome = open_genome(tmp_path / "g.fa", tmp_path / "cache")
+    with pytest.raises(ValueError) as error:
+        genome.fetch(*interval)
+    assert str(error.value) == message
+
+
+BAD = {
+    "empty": (b"", "empty file"),
+    "blank": (b"\n \n", "empty file"),
+    "no bases": (b">a\n>b\n", "2 record(s) but no bases"),
+    "protein": (
+        b">ok\nACGT\n>sp|P0 x\nMKVLAA\n",
+        "letter 'L' in record 'sp|P0', want ACGTUNRYSWKMBDHV- in either case",
+    ),
+    "protein past the first block": (b">a\n" + b"ACGT\n" * 50 + b">b\nACGTE\n", "letter 'E' in record 'b'"),
+    "binary": (bytes(range(1, 200)) * 9, "want FASTA ('>')"),
+    "binary after a '>'": (b">a\n\x00\x01\xff", "letter '\\x00' in record 'a'"),
+    "text": (b"hello world\n", "starts with b'hello world\\n', want FASTA ('>')"),
+    "text after a comment": (b";x\nACGT\n>a\nACGT\n", "text before the first record"),
+    "no name": (b">a\nACGT\n>\nACGT\n", "record 2 has no name"),
+    "one name twice": (b">a x\nACGT\n>b\nA\n>a y\nACGT\n", "two records are named 'a'"),
+    "truncated gzip": (gzip.compress(os.urandom(999).hex().encode())[:-300], "truncated gzip"),
+    "truncated gzip of FASTA": (
+        gzip.compress(b">a\n" + bytes(random.Random(0).choices(b"ACGT", k=9999)))[:-300],
+        "gzip",
+    ),
+    "gzip of nothing": (gzip.compress(b""), "empty file"),
+    "FASTQ cut short": (b"@r1\nACGT\n+\n!!!!\n@r2\nACGT\n+\n!!", "not valid FASTQ"),
+    "GenBank without sequence": (b"LOCUS       X 4 bp DNA linear UNK 01-JAN-2000\nORIGIN\n//\n", "no sequence"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_file(tmp_path, monkeypatch, case):
+    monkeypatch.setattr(records, "BLOCK", 64)
+    content, message = BAD[case]
+    path = tmp_path / "bad.fa"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        open_genome(path, tmp_path / "cache")
+    assert str(error.value).startswith(f"{path}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_not_a_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.fa: no such file"):
+        open_genome(tmp_path / "nowhere.fa", tmp_path / "cache")
+    with pytest.raises(IsADirectoryError, match="is a directory, want"):
+        open_genome(tmp_path, tmp_path / "cache")
+
+
+def annotated(kind):
+    found = [SeqRecord(Seq(bases), id=name, name=name[:1]) for name, bases in (("X1.2", "ACGTN" * 30), ("Y", "AC"))]
+    for record in found:
+        record.annotations["molecule_type"] = "DNA"
+        record.letter_annotations["phred_quality"] = [30] * len(record)
+    return "".join(record.format(kind) for record in found).encode()
+
+
+@pytest.mark.parametrize("save", [write, write_gzip])
+@pytest.mark.parametrize(
+    ("kind", "names"), [("genbank", ["X1.2", "Y"]), ("embl", ["X1.2", "Y"]), ("fastq", ["X1.2", "Y"])]
+)
+def test_other_formats(tmp_path, save, kind, names):
+    save(tmp_path / "g", annotated(kind))
+    genome = open_genome(tmp_path / "g", tmp_path / "cache")
+    assert genome.contigs == {names[0]: 150, names[1]: 2}
+    assert genome.fetch(names[0], 0, 150) == b"ACGTN" * 30
+    assert genome.fetch(names[1], 0, 2) == b"AC"
+
+
+def test_genbank_shorter_than_it_says(tmp_path):
+    text = annotated("genbank")
+    (tmp_path / "g.gb").write_bytes(text.replace(b"150 bp", b"160 bp"))
+    with pytest.raises(ValueError, match="not valid genbank: Expected sequence length 160, found 150"):
+        open_genome(tmp_path / "g.gb", tmp_path / "cache")
+
+
+def test_genbank_release_with_a_banner(tmp_path):
+    (tmp_path / "g.gbff").write_bytes(b"GBPHG1.SEQ   Genetic Sequence Data Bank\n\n" + annotated("genbank"))
+    assert open_genome(tmp_path / "g.gbff", tmp_path / "cache").contigs == {"X1.2": 150, "Y": 2}
+
+
+def test_a_changed_file_is_read_afresh(tmp_path):
+    path = tmp_path / "g.fa"
+    path.write_bytes(b">a\nACGTACGT\n")
+    (tmp_path / "g.fa.fai").write_text("a\t3\t900\t1\t7\n")  # a stale index beside the file is not trusted
+    before = open_genome(path, tmp_path / "cache")
+    assert before.fetch("a", 0, 8) == b"ACGTACGT"
+    status = path.stat()
+    path.write_bytes(b">b\nACGTTTTT\n")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size and time, as `cp -p` may leave it
+    after = open_genome(path, tmp_path / "cache")
+    assert after.contigs == {"b": 8}
+    assert after.fetch("b", 0, 8) == b"ACGTTTTT"
+    assert before.fingerprint() != after.fingerprint()
+    path.write_bytes(b">b\nA\n")
+    with pytest.raises(OSError, match="changed since it was opened"):
+        pickle.loads(pickle.dumps(after)).fetch("b", 0, 1)
+
+
+def test_a_file_dated_in_the_future_is_indexed_once(tmp_path, monkeypatch):
+    path = tmp_path / "g.fa"
+    path.write_bytes(layout())
+    os.utime(path, (4e9, 4e9))
+    open_genome(path, tmp_path / "cache").fetch("chr1", 0, 9)
+    monkeypatch.setattr(records.RecordReader, "__iter__", None)
+    assert open_genome(path, tmp_path / "cache").fetch("chr1", 0, 6) == b"ACGTNN"
+
+
+@pytest.mark.parametrize("suffix", [".fa", ".fai", ".json"])
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_damaged_cache_is_rebuilt(tmp_path, suffix, damage):
+    path = tmp_path / "g.fa"
+    path.write_bytes(layout(end="\r\n"))
+    open_genome(path, tmp_path / "cache")
+    (part,) = (
+        found for found in (tmp_path / "cache").iterdir() if found.name.endswith(suffix) and "g.fa." in found.name
+    )
+    part.unlink() if damage == "gone" else part.write_bytes(part.read_bytes()[:-5])
+    assert open_genome(path, tmp_path / "cache").fetch("last", 5, 11) == b"TTTTTA"
+
+
+def test_default_cache_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "g.fa").write_bytes(layout())
+    open_genome(tmp_path / "g.fa")
+    folder = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    assert list((tmp_path / "home" / folder / "titans_dna").glob("*.json"))
+
+
+def test_a_home_that_cannot_be_written_falls_back(tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("a file, so no directory can be made in it")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "g.fa").write_bytes(layout())
+    assert open_genome(tmp_path / "g.fa").fetch("chr1", 0, 6) == b"ACGTNN"
+    assert list(tmp_path.glob("titans_dna-*/*.json"))
+    with pytest.raises(OSError, match=r"cache_dir: cannot write in .*home/x .*, want a writable directory"):
+        open_genome(tmp_path / "g.fa", tmp_path / "home/x")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "_write_lines", full)
+    (tmp_path / "g.fa").write_bytes(layout(end="\r\n"))
+    with pytest.raises(OSError, match="No space left"):
+        open_genome(tmp_path / "g.fa", tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+CONTIGS = {f"c{i}": "".join(random.Random(i).choices("ACGTacgtN", k=20_000 + i)) for i in range(5)}
+
+
+def fetch_many(genome, seed, count=400):
+    """Random windows compared with the sequences; returns the number that differ."""
+    rng = random.Random(seed)
+    wrong = 0
+    for _ in range(count):
+        name = rng.choice(list(CONTIGS))
+        start = rng.randrange(len(CONTIGS[name]) - 500)
+        wrong += genome.fetch(name, start, start + 500).decode() != CONTIGS[name][start : start + 500]
+    return wrong
+
+
+@pytest.fixture
+def shared_genome(tmp_path):
+    (tmp_path / "g.fa").write_bytes(layout(width=60, contigs=CONTIGS))
+    genome = open_genome(tmp_path / "g.fa", tmp_path / "cache")
+    assert fetch_many(genome, 0) == 0  # the handle is open before any worker starts
+    return genome
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_share_a_genome(shared_genome, method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"{method} is not available here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads (Python 3.12)
+        with multiprocessing.get_context(method).Pool(3) as pool:
+            pending = pool.starmap_async(fetch_many, [(shared_genome, seed) for seed in range(12)], chunksize=1)
+            assert fetch_many(shared_genome, 99) == 0
+            assert pending.get(timeout=60) == [0] * 12
+
+
+INHERITED = []
+
+
+def _inherit(seed):
+    return fetch_many(INHERITED[0], seed, 4000)
+
+
+def test_forked_workers_inherit_an_open_genome(shared_genome, monkeypatch):
+    """Not pickled but inherited, as a DataLoader's dataset is; fails within moments if the handle is shared."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("fork is not available here")
+    monkeypatch.setattr(sys.modules[__name__], "INHERITED", [shared_genome])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with multiprocessing.get_context("fork").Pool(3) as pool:
+            assert pool.map(_inherit, range(3), chunksize=1) == [0] * 3
+
+
+def test_threads_share_a_genome(shared_genome):
+    wrong = []
+    threads = [
+        threading.Thread(target=lambda seed=seed: wrong.append(fetch_many(shared_genome, seed))) for seed in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [0] * 8
+
+
+def open_and_fetch(path, folder):
+    return open_genome(path, folder).fetch("c1", 100, 900).decode()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_processes_open_one_file_at_once(tmp_path, end):
+    (tmp_path / "g.fa").write_bytes(layout(width=60, end=end, contigs=CONTIGS))
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        got = pool.starmap(open_and_fetch, [(tmp_path / "g.fa", tmp_path / "cache")] * 12, chunksize=1)
+    assert got == [CONTIGS["c1"][100:900]] * 12
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["ecoli.fa.gz", "lambda.fa", "human_mt.fa", "sacCer3.fa.gz"])
+def test_real_genomes(tmp_path, name):
+    if not (DATA / name).exists():
+        pytest.skip("shared/data/genomes is not beside the repository")
+    shutil.copy(DATA / name, tmp_path)
+    genome = open_genome(tmp_path / name, tmp_path / "cache")
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(DATA / name, "rt") as text:
+        expected = {record.id: bytes(record.seq) for record in SeqIO.parse(text, "fasta")}
+    assert genome.contigs == {name: len(bases) for name, bases in expected.items()}
+    rng = random.Random(0)
+    for contig, bases in expected.items():
+        assert genome.fetch(contig, 0, len(bases)) == bases
+        for _ in range(50):
+            start = rng.randrange(len(bases))
+            end = min(start + rng.randrange(3000), len(bases))
+            assert genome.fetch(contig, start, end) == bases[start:end]

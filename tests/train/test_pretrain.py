@@ -1,0 +1,228 @@
+"""Whole runs on the embedded genome: what they leave behind, and what a killed one continues."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+
+from titans_dna import checkpoint
+from titans_dna.cli import main
+from titans_dna.genome.genome import open_genome
+from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.train.loss import bits_per_base
+from titans_dna.train.metrics import read_metrics
+
+SMALL = (
+    "pretrain --fasta lambda --preset tiny --model.width 16 --model.layers 1 --model.chunk 8 --model.dropout 0.1 "
+    "--batch_size 2 --context 32 --warmup 2 --valid_every 5 --valid_bases 700 --save_every 4 --threads 1 "
+    "--accelerator cpu "
+)
+WINDOWS = SMALL + "--variant lmm --accumulate 2 --steps 20"
+LANES = SMALL + "--variant mac --lane 160 --accumulate 3 --steps 20"
+
+
+def run(line, out, capsys=None):
+    with pytest.raises(SystemExit) as ended:
+        main([*line.split(), "--out", str(out)])
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Uninterrupted runs, by command line."""
+    made = {}
+
+    def get(line):
+        if line not in made:
+            made[line] = tmp_path_factory.mktemp("whole") / "run"
+            assert run(line, made[line]) == 0
+        return made[line]
+
+    return get
+
+
+def timeless(directory):
+    rows = read_metrics(directory / "metrics.csv")
+    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "status"),
+    [
+        (WINDOWS, signal.SIGKILL, -9),
+        (LANES, signal.SIGKILL, -9),
+        (LANES, signal.SIGINT, 130),
+        (WINDOWS, signal.SIGTERM, 143),
+    ],
+    ids=["windows-kill", "lanes-kill", "lanes-ctrl-c", "windows-term"],
+)
+def test_a_stopped_run_continues_as_if_it_had_not(whole, tmp_path, line, number, status):
+    out = tmp_path / "run"
+    command = [sys.executable, "-W", "error::UserWarning", "-m", "titans_dna.cli", *line.split(), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(read_metrics(out / "metrics.csv")) < 7:
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    done = len(read_metrics(out / "metrics.csv"))
+    assert 7 <= done < 20
+    assert not (out / checkpoint.WEIGHTS).exists()
+    if number != signal.SIGKILL:
+        assert f"saved at step {done}; continue with: titans-dna pretrain --resume" in errors
+    assert run("pretrain --resume", out) == 0
+    reference = whole(line)
+    assert len(timeless(out)) == 20
+    assert timeless(out) == timeless(reference)
+    assert (out / checkpoint.WEIGHTS).read_bytes() == (reference / checkpoint.WEIGHTS).read_bytes()
+
+
+def test_what_a_run_leaves_behind(whole, capsys):
+    out = whole(WINDOWS)
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "README.md", "checkpoint.pt", "config.json", "data.json", "loss.png", "markov.csv", "metrics.csv",
+        "model.safetensors", "run.yaml", "split.bed", "tensorboard", "tokenizer.json",
+    }  # fmt: skip
+    assert any(path.name.startswith("events") for path in (out / "tensorboard").iterdir())
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    data = json.loads((out / "data.json").read_text())
+    assert data["bases"] == 48_502
+    assert len(data["fingerprint"]) == 32
+    with open(out / "markov.csv") as file:
+        table = {int(row["order"]): float(row["bits_per_base"]) for row in csv.DictReader(file)}
+    assert sorted(table) == list(range(13))
+    # Order 0 on lambda, which is near to uniform.
+    assert 1.95 < table[0] < 2.01
+    best = min(table.values())
+    card = (out / "README.md").read_text()
+    assert f"{best:.4f}" in card
+    assert f"{read_metrics(out / 'metrics.csv')[-1]['valid_bits_per_base']:.4f}" in card
+
+
+def test_the_loaded_model_has_the_loss_of_the_run(whole):
+    out = whole(WINDOWS)
+    model = checkpoint.load(out)
+    assert not model.training
+    # The validation windows anew, by hand: 32 bases and the target after them, tiling the held-out intervals; evenly
+    # spaced ones are kept.
+    with open(out / "split.bed") as file:
+        rows = [line.split() for line in file]
+    genome = open_genome(str(resources.files("titans_dna") / "genomes" / "lambda.fa"))
+    windows = [
+        genome.fetch(contig, start, min(start + 33, int(end)))
+        for contig, begin, end, part in rows
+        if part == "valid"
+        for start in range(int(begin), int(end) - 1, 32)
+    ]
+    targets = sum(len(window) - 1 for window in windows)
+    keep = len(windows) * 700 // targets
+    kept = [windows[index * len(windows) // keep] for index in range(keep)]
+    nats, bases = 0.0, 0
+    for window in kept:
+        ids = torch.from_numpy(NucleotideTokenizer().encode(window).astype(np.int64))
+        with torch.no_grad():
+            chance = model(ids[None, :-1]).logits.log_softmax(-1)[0, torch.arange(len(ids) - 1), ids[1:]]
+        nats, bases = nats - chance.sum().item(), bases + len(ids) - 1
+    wanted = read_metrics(out / "metrics.csv")[-1]["valid_bits_per_base"]
+    assert bits_per_base(nats, bases) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_written_configuration_repeats_the_run(whole, tmp_path):
+    first = whole(WINDOWS)
+    assert run(f"pretrain --config {first / 'run.yaml'}", tmp_path / "again") == 0
+    assert timeless(tmp_path / "again") == timeless(first)
+
+
+def test_a_run_killed_while_it_reports_is_completed(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole(WINDOWS), out)
+    lost = ["model.safetensors", "markov.csv", "loss.png", "README.md"]
+    for name in lost:
+        (out / name).unlink()
+    assert run("pretrain --resume", out) == 0
+    for name in lost[:2]:
+        assert (out / name).read_bytes() == (whole(WINDOWS) / name).read_bytes()
+    assert all((out / name).exists() for name in lost)
+
+
+def test_length_warm_up_keeps_the_bases_of_a_step(tmp_path, capsys):
+    assert (
+        run(SMALL + "--variant lmm --steps 8 --length_warmup 2 --accumulate 2 --valid_every 0", tmp_path / "run") == 0
+    )
+    printed = capsys.readouterr().out
+    assert "length warm-up: 8 bases for 2 steps, 16 bases for 2 steps, then 32 bases" in printed
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["bases"] for row in rows] == [128] * 8
+    assert [row["step"] for row in rows if "valid_bits_per_base" in row] == [8]
+
+
+def test_a_run_that_diverges_stops_and_says_why(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(SMALL + "--variant lmm --steps 40 --lr 1e30 --min_lr 1e30 --warmup 0 --clip 0", out) == 1
+    captured = capsys.readouterr()
+    assert "not finite for many steps in a row" in captured.err
+    assert "the step was skipped" in captured.out
+    rows = read_metrics(out / "metrics.csv")
+    assert [row["skipped"] for row in rows[-10:]] == [1] * 10
+    assert len(rows) < 40
+    assert (out / "checkpoint.pt").exists()
+
+
+def test_out_of_time_is_saved_and_continues(tmp_path, capsys):
+    out = tmp_path / "run"
+    line = SMALL + "--variant lmm --steps 6 --valid_every 0"
+    assert run(line + " --max_time 1e-6", out) == 0
+    assert "out of time at step 1, saved" in capsys.readouterr().out
+    assert run("pretrain --resume --max_time 0", out) == 0
+    assert len(read_metrics(out / "metrics.csv")) == 6
+
+
+def test_a_genome_with_windows_of_n_alone(tmp_path):
+    letters = np.random.default_rng(0).choice(list("ACGT"), 4000)
+    letters[1000:2600] = "N"
+    fasta = tmp_path / "n.fa"
+    fasta.write_text(">one\n" + "".join(letters) + "\n")
+    line = SMALL.replace("lambda", str(fasta)) + "--variant lmm --steps 12 --max_n 1 --batch_size 1"
+    assert run(line, tmp_path / "run") == 0
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    empty = [row for row in rows if row["bases"] == 0]
+    assert 0 < len(empty) < 12
+    assert all(row["loss"] == 0 and row["skipped"] == 0 for row in empty)
+    assert np.isfinite([row["loss"] for row in rows]).all()
+
+
+def test_windows_in_pieces_train_as_whole_ones(tmp_path):
+    """Full backpropagation: the very losses and gradient norms, whatever the piece, and on a lane too."""
+    for line in (f"{SMALL} --variant mag --steps 4 --model.dropout 0", LANES.replace("20", "6 --model.dropout 0")):
+        rows = []
+        for piece in (0, 9):
+            out = tmp_path / f"{len(line)}-{piece}"
+            assert run(f"{line} --piece {piece}", out) == 0
+            rows.append(timeless(out))
+        assert len(rows[0]) == len(rows[1])
+        for one, other in zip(*rows, strict=True):
+            assert one == pytest.approx(other, rel=1e-4, nan_ok=True)
+
+
+def test_held_out_gaps_are_passed_over_or_told_before_the_run(tmp_path, capsys):
+    """Validation windows that fall into a gap of N gave a run that failed at its very end."""
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 2000))
+    for name, held in (("some", "N" * 500 + letters[:500]), ("none", "N" * 1000)):
+        (tmp_path / f"{name}.fa").write_text(f">train\n{letters}\n>held\n{held}\n")
+    line = SMALL.replace("--fasta lambda", "--fasta {}").replace("--valid_bases 700", "--valid_bases 64")
+    line += "--variant lmm --steps 2 --split contig --valid_contigs held"
+    assert run(line.format(tmp_path / "some.fa"), tmp_path / "run") == 0
+    assert read_metrics(tmp_path / "run" / "metrics.csv")[-1]["valid_bits_per_base"] > 1
+    assert run(line.format(tmp_path / "none.fa"), tmp_path / "other") == 2
+    assert "--split: got held-out sequence without any A, C, G or T" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,146 @@
+"""`titans-dna bench context`: what a trained model gains from context on held-out sequence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from titans_dna.checkpoint import load
+from titans_dna.context.modes import memory_off, reset_memory
+from titans_dna.context.options import ContextOptions
+from titans_dna.context.places import Place, choose_places, held_out
+from titans_dna.context.report import write_report
+from titans_dna.context.score import score
+from titans_dna.context.scores import Scores
+from titans_dna.context.table import Row, describe, table
+from titans_dna.fingerprint import weights_fingerprint
+from titans_dna.genome.genome import Genome, open_genomes
+from titans_dna.nn.model import TitansDNA
+from titans_dna.run.device import choose_device
+from titans_dna.run.files import check_writable
+from titans_dna.tasks.scoring import shown
+from titans_dna.tokens.tokenizer import NucleotideTokenizer
+
+
+class Result(NamedTuple):
+    """What was written."""
+
+    directory: Path
+    rows: list[Row]
+    table: str
+    """Bits per base of all scored bases over the context, as Markdown."""
+
+
+def bench_context(options: ContextOptions) -> Result:
+    """Score the same bases after every context in every mode, and write the table and the plot.
+
+    Progress goes to stderr. Each mode and context is kept when it is finished, and a later call goes on from there.
+
+    Raises ValueError or OSError with one line for any bad input.
+    """
+    files, task, speed = options.files, options.task, options.speed
+    if speed.threads:
+        torch.set_num_threads(speed.threads)
+    device = choose_device(speed.accelerator)
+    model = load(files.model).to(device)
+    _check_tokenizer(model)
+    genome = open_genomes(files.fasta)
+    intervals = held_out(genome, files.contigs, files.bed)
+    places = choose_places(genome, intervals, task.contexts, task.target, task.places, task.max_n)
+    if len(places) < task.places:
+        print(f"bench context: places: {len(places)} of {task.places}; there are no more of them", file=sys.stderr)
+    directory = Path(files.out)
+    scores = Scores(directory, _plan(options, model, genome, places), (len(places), task.target))
+    check_writable(directory, "--out")
+    text = [read_place(genome, place, task.contexts[-1], task.target) for place in places]
+    _compute(model, text, scores, options)
+    rows = table(scores.all(), describe(text, task.target, task.k))
+    return Result(directory, rows, write_report(directory, rows, _about(options, model, genome, places, text)))
+
+
+def read_place(genome: Genome, place: Place, context: int, target: int) -> bytes:
+    """The letters of a context and its stretch."""
+    return genome.fetch(place.contig, place.start - context, place.start + target)
+
+
+def _compute(model: TitansDNA, text: list[bytes], scores: Scores, options: ContextOptions) -> None:
+    """Score what is not done yet, shortest contexts first."""
+    task = options.task
+    ids = np.stack([NucleotideTokenizer().encode(one) for one in text])
+    missing = [one for one in options.work if scores.get(*one) is None]
+    if len(missing) < len(options.work):
+        done = len(options.work) - len(missing)
+        print(f"bench context: {done} of {len(options.work)} rows were done before", file=sys.stderr)
+    if not missing:
+        return
+    bases = sum(len(text) * (context + task.target - 1) for _, context in missing)
+    off = memory_off(model) if any(mode == "off" for mode, _ in missing) else model
+    with shown("bench context", bases) as progress:
+        for mode, context in sorted(missing, key=lambda one: one[1]):
+            bits = _score_rows(off if mode == "off" else model, ids, mode, context, options, progress.add)
+            if not np.isfinite(bits).all():
+                raise ValueError(
+                    f"--model: gives numbers that are not finite after {context} bases in the mode {mode}, want a model "
+                    "that has not diverged"
+                )
+            scores.put(mode, context, bits)
+
+
+def _score_rows(
+    model: TitansDNA, ids: np.ndarray, mode: str, context: int, options: ContextOptions,
+    progress: Callable[[float], object],
+) -> np.ndarray:  # fmt: skip
+    task, speed = options.task, options.speed
+    device = model.head.weight.device
+    reset: Callable[[Any], Any] | None = (lambda state: reset_memory(model, state)) if mode == "reset" else None
+    found = []
+    for first in range(0, len(ids), speed.batch_size):
+        rows = ids[first : first + speed.batch_size, -(context + task.target) :]
+        part = torch.from_numpy(rows.astype(np.int64)).to(device)
+        found.append(score(model, part, task.target, speed.piece, window=task.window, reset=reset, progress=progress))
+    return np.concatenate(found)
+
+
+def _check_tokenizer(model: TitansDNA) -> None:
+    tokenizer: Any = model.tokenizer
+    if not isinstance(tokenizer, NucleotideTokenizer):
+        raise ValueError(f"--model: got a model of {tokenizer.name} tokens, want one whose tokens are single bases")
+
+
+def _plan(options: ContextOptions, model: TitansDNA, genome: Genome, places: list[Place]) -> dict[str, Any]:
+    """What the scores depend on, each by the name under which a difference is reported."""
+    task = options.task
+    return {
+        "model": weights_fingerprint(model) + repr(sorted(model.config.to_dict().items())),
+        "sequence": genome.fingerprint(),
+        "longest of --contexts": task.contexts[-1],
+        "--target": task.target,
+        "--window": task.window,
+        "choice of places": [str(place) for place in places],
+    }
+
+
+def _about(
+    options: ContextOptions, model: TitansDNA, genome: Genome, places: list[Place], text: list[bytes]
+) -> str:  # fmt: skip
+    task, config = options.task, model.config
+    unknown = 1 - sum(one.count(letter) for one in text for letter in b"ACGTUacgtu") / sum(map(len, text))
+    names = ", ".join(path.name for path in genome.paths)
+    reach = {"lmm": "no attention", "mac": f"segments of {config.segment}"}.get(
+        config.variant, f"attention window {config.window}"
+    )
+    return "\n".join(
+        (
+            f"Model: {config.variant}, {config.layers} blocks of width {config.width}, {model.parameter_count():,} "
+            f"parameters, {reach}.",
+            f"Sequence: {names}; {len(places)} stretches of {task.target:,} bases at {', '.join(map(str, places))} "
+            f"(first base, 0-based); {unknown:.1%} of what is read with the longest context are no A, C, G or T.",
+            f"Reset: the memory starts anew every {task.window:,} bases. Repeats: k-mers of {task.k}, the same strand, most "
+            "recent earlier occurrence.",
+        )
+    )

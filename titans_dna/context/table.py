@@ -1,0 +1,135 @@
+"""Scores to a table: bits per base of classes of bases, and what context and memory change, with intervals over places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from titans_dna.context.recurrence import NEVER, Recurrence, recurrence
+from titans_dna.tokens import vocabulary as voc
+
+RESAMPLES = 4000
+_KNOWN = np.frombuffer(voc.DIGITS, np.uint8) < 4
+
+
+class Bases(NamedTuple):
+    """What is known of the scored bases, each [places, target]."""
+
+    known: np.ndarray
+    """A, C, G or T."""
+    masked: np.ndarray
+    """Lower-case in the file."""
+    recurring: Recurrence
+    """Of the k-mer that ends with the base."""
+    primed: Recurrence
+    """Of the k-mer that ends just before it."""
+
+
+class Estimate(NamedTuple):
+    """A difference in bits per base and its 95 % bootstrap interval over places; NaN where there is none."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+class Row(NamedTuple):
+    """One mode, context and class of bases."""
+
+    mode: str
+    context: int
+    kind: str
+    """The class of bases, of `classes`."""
+    bases: int
+    bits_per_base: float
+    to_shortest: Estimate
+    """Minus the bits per base of the same bases after the mode's shortest context."""
+    to_on: Estimate
+    """Minus those of the mode on after the same context."""
+    distance: float
+    """Median bases back to the most recent earlier occurrence, for the classes that have one; else NaN."""
+
+
+def describe(letters: Sequence[bytes], target: int, k: int) -> Bases:
+    """letters: of each place, the longest context and the stretch."""
+    text = np.stack([np.frombuffer(one[-target:], np.uint8) for one in letters])
+    found = [recurrence(one, target, k) for one in letters]
+    recurring, primed = (
+        Recurrence(*(np.stack([getattr(pair[which], name) for pair in found]) for name in Recurrence._fields))
+        for which in (0, 1)
+    )
+    return Bases(_KNOWN[text], _KNOWN[text] & (text >= ord("a")), recurring, primed)
+
+
+def classes(bases: Bases, contexts: Sequence[int], context: int) -> dict[str, np.ndarray]:
+    """Masks [places, target] by name. Only the last two are other bases after another context.
+
+    contexts: all that there are, growing; a base is unique where its k-mer does not stand in the longest one nor in the
+    stretch before it. "A 1k-4k": the most recent earlier occurrence lies within the last 4k bases before the stretch, and
+    not within the last 1k.
+    """
+    found = {"all": bases.known}
+    if bases.masked.any():
+        found |= {"masked": bases.masked, "unmasked": bases.known & ~bases.masked}
+    found["unique"] = bases.known & (bases.recurring.reach == NEVER)
+    borders = [-1, 0, *contexts]
+    for name, one in (("recurring", bases.recurring), ("primed", bases.primed)):
+        found[name] = bases.known & (one.reach >= 0) & (one.reach <= contexts[-1])
+        for low, high in pairwise(borders):
+            part = f"{short(low)}-{short(high)}" if high else "target"
+            found[f"{name} {part}"] = bases.known & (one.reach > low) & (one.reach <= high)
+    for name, one in (("recurring", bases.recurring), ("primed", bases.primed)):
+        found[f"{name} within context"] = bases.known & (one.reach >= 0) & (one.reach <= context)
+    return found
+
+
+def table(scores: Mapping[tuple[str, int], np.ndarray], bases: Bases) -> list[Row]:
+    """scores: bits [places, target] by mode and context."""
+    contexts = sorted({context for _, context in scores})
+    rng = np.random.default_rng(0)
+    places = len(bases.known)
+    weights = rng.multinomial(places, np.full(places, 1 / places), RESAMPLES)
+    rows = []
+    for (mode, context), bits in scores.items():
+        shortest = min(one for name, one in scores if name == mode)
+        against = scores.get(("on", context)) if mode != "on" else None
+        for name, mask in classes(bases, contexts, context).items():
+            count = mask.sum(1)
+            to_shortest = _estimate(bits - scores[mode, shortest], mask, weights) if context > shortest else Estimate()
+            to_on = Estimate() if against is None else _estimate(bits - against, mask, weights)
+            mean = float(bits[mask].mean(dtype=np.float64)) if count.sum() else math.nan
+            rows.append(
+                Row(mode, context, name, int(count.sum()), mean, to_shortest, to_on, _distance(name, bases, mask))
+            )
+    return rows
+
+
+def short(bases: int) -> str:
+    """1024 as 1k, 1048576 as 1M, other numbers as they are."""
+    for unit, name in ((1 << 20, "M"), (1 << 10, "k")):
+        if bases and bases % unit == 0:
+            return f"{bases // unit}{name}"
+    return str(bases)
+
+
+def _estimate(difference: np.ndarray, mask: np.ndarray, weights: np.ndarray) -> Estimate:
+    """Mean over all bases of a class; places are drawn anew with all their bases."""
+    sums, count = np.where(mask, difference, 0).sum(1, dtype=np.float64), mask.sum(1)
+    if not count.sum():
+        return Estimate()
+    value = float(sums.sum() / count.sum())
+    if (count > 0).sum() < 2:
+        return Estimate(value)
+    drawn = weights @ count
+    means = (weights @ sums)[drawn > 0] / drawn[drawn > 0]
+    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    return Estimate(value, low, high)
+
+
+def _distance(name: str, bases: Bases, mask: np.ndarray) -> float:
+    one = {"recurring": bases.recurring, "primed": bases.primed}.get(name.split()[0])
+    return float(np.median(one.distance[mask])) if one is not None and mask.any() else math.nan

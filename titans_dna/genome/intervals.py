@@ -1,0 +1,199 @@
+"""Intervals of a genome from BED, and splits of them into train, valid and test that keep one context apart."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from titans_dna.genome.genome import Genome, known_names
+from titans_dna.genome.records import GZIP_MAGIC
+from titans_dna.genome.regions import Interval, merge, subtract, whole_contigs
+from titans_dna.run.files import replacing
+
+SPLITS = ("train", "valid", "test")
+
+
+class BedRow(NamedTuple):
+    """One line of a BED file."""
+
+    interval: Interval
+    split: str | None
+    """train, valid or test where the fourth column says so, else None."""
+    name: str = "."
+    """The fourth column, `.` where there is none."""
+    strand: str = "."
+    """The sixth column where it is + or -, else `.`."""
+
+
+class Split(NamedTuple):
+    """Intervals to train on and intervals held out. No held-out base lies within one context of a training base."""
+
+    train: tuple[Interval, ...]
+    valid: tuple[Interval, ...]
+    test: tuple[Interval, ...] = ()
+
+
+def read_bed(path: str | Path, genome: Genome) -> list[BedRow]:
+    """The rows of a BED file (three columns and up, plain or gzipped), in file order.
+
+    Blank lines and lines that start with `#`, `track` or `browser` are skipped, unless a contig has that name.
+    A fourth column of train, valid or test is the split; any other fourth column is a name alone.
+
+    Raises FileNotFoundError, and ValueError with file and line for a contig that `genome` lacks, columns that are no
+    integers, an empty or negative interval, or one past the contig's end; also for a file without rows.
+    """
+    rows = []
+    for number, line in enumerate(_text(Path(path)).splitlines(), start=1):
+        columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
+        first, *_ = line.split() or [""]
+        comment = not first or first[0] == "#" or first in ("track", "browser")
+        if comment and first not in genome.contigs:
+            continue
+        try:
+            rows.append(_bed_row(columns, genome))
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number}: {error}") from None
+    if not rows:
+        raise ValueError(f"{path}: no intervals, want at least one BED line")
+    return rows
+
+
+def split_by_blocks(
+    regions: Genome | Iterable[Interval],
+    *,
+    valid_fraction: float,
+    block: int,
+    context: int,
+    seed: int | None = None,
+) -> Split:
+    """Hold out every n-th block of the regions for validation, n = round(1 / valid_fraction).
+
+    Blocks of `block` bases tile each region from its start, the last one being shorter; their count runs on from
+    region to region, so short contigs are held out too. With a `seed`, one block of each n is drawn instead.
+
+    Raises ValueError where `context` is longer than every region, or nothing is left to train or to validate on.
+    """
+    if not 0 < valid_fraction <= 0.5:
+        raise ValueError(f"valid_fraction: got {valid_fraction}, want 0 < valid_fraction <= 0.5")
+    if block < 1:
+        raise ValueError(f"block: got {block}, want at least 1 base")
+    regions = merge(whole_contigs(regions) if isinstance(regions, Genome) else regions)
+    every = round(1 / valid_fraction)
+    blocks = [
+        Interval(region.contig, start, min(start + block, region.end))
+        for region in regions
+        for start in range(region.start, region.end, block)
+    ]
+    groups = -(-len(blocks) // every)
+    held = np.full(groups, every // 2) if seed is None else np.random.default_rng(seed).integers(every, size=groups)
+    valid = [one for number, one in enumerate(blocks) if number % every == held[number // every]]
+    origin = f"{len(blocks)} block(s) of {block} bases, one in {every} held out"
+    return _finish(regions, valid, [], context=context, origin=origin)
+
+
+def split_by_contig(genome: Genome, *, valid: Sequence[str], test: Sequence[str] = (), context: int = 0) -> Split:
+    """Hold out whole contigs by name; all the others are for training.
+
+    Raises ValueError for a name that `genome` lacks or that is in both lists, where `context` is longer than every
+    contig, or nothing is left to train or to validate on.
+    """
+    for argument, names in (("valid", valid), ("test", test)):
+        for name in names:
+            if name not in genome.contigs:
+                raise ValueError(f"{argument}: got contig {name!r}, want one of {known_names(genome.contigs)}")
+    if twice := {*valid} & {*test}:
+        raise ValueError(f"test: got contig {min(twice)!r}, which is in valid too, want it in one of them")
+    parts = dict.fromkeys(valid, "valid") | dict.fromkeys(test, "test")
+    chosen = {
+        split: [one for one in whole_contigs(genome) if parts.get(one.contig, "train") == split] for split in SPLITS
+    }
+    return _finish(**chosen, context=context, origin=f"{len(genome.contigs)} contig(s)")
+
+
+def split_by_bed(
+    rows: Sequence[BedRow], *, context: int, valid_fraction: float = 0.1, block: int = 100_000, seed: int | None = None
+) -> Split:
+    """The split that the rows of a BED file say; rows without any are regions, split as by `split_by_blocks`.
+
+    Training intervals give way where they overlap a held-out one or come within `context` bases of it.
+
+    Raises ValueError for rows of both kinds, for overlapping valid and test rows, where `context` is longer than every
+    row, or nothing is left to train or to validate on.
+    """
+    regions = [row.interval for row in rows if row.split is None]
+    if regions and len(regions) < len(rows):
+        raise ValueError(
+            f"bed: got {len(regions)} of {len(rows)} rows without train, valid or test in column 4, "
+            f"such as {regions[0]}; want it in all rows or in none"
+        )
+    if regions:
+        return split_by_blocks(regions, valid_fraction=valid_fraction, block=block, context=context, seed=seed)
+    chosen = {split: [row.interval for row in rows if row.split == split] for split in SPLITS}
+    return _finish(**chosen, context=context, origin=f"{len(rows)} BED row(s)")
+
+
+def write_split(path: str | Path, split: Split) -> None:
+    """Write a split as BED with the split in column 4; `split_by_bed(read_bed(path, genome), …)` gives it back."""
+    with replacing(path) as aside, open(aside, "w", encoding="utf-8", newline="\n") as out:
+        for name, intervals in zip(SPLITS, split, strict=True):
+            out.writelines(f"{one.contig}\t{one.start}\t{one.end}\t{name}\n" for one in intervals)
+
+
+def _finish(train: list[Interval], valid: list[Interval], test: list[Interval], *, context: int, origin: str) -> Split:
+    """Merge each part, take the held-out ones and their surroundings out of train, and check that something is left."""
+    if context < 0:
+        raise ValueError(f"context: got {context}, want at least 0 bases")
+    longest = max((len(one) for one in (*train, *valid, *test)), default=0)
+    if context > longest:
+        raise ValueError(f"context: got {context} bases, want at most {longest}, the longest contig or interval")
+    valid, test = merge(valid), merge(test)
+    if sum(map(len, subtract(test, valid))) < sum(map(len, test)):
+        raise ValueError("test: overlaps valid, want each base in one of them")
+    kept = subtract(train, [*valid, *test], margin=context)
+    for name, part in (("train", kept), ("valid", valid)):
+        if not part:
+            raise ValueError(
+                f"{name}: no bases left of {sum(map(len, train)):,} after {origin} with context {context}; "
+                "want a shorter context, other blocks, or more or longer intervals"
+            )
+    return Split(tuple(kept), tuple(valid), tuple(test))
+
+
+def _text(path: Path) -> str:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a directory, want a BED file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    content = path.read_bytes()
+    if content.startswith(GZIP_MAGIC):
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: damaged or truncated gzip: {error}") from None
+    return content.decode("utf-8-sig", "replace")
+
+
+def _bed_row(columns: list[str], genome: Genome) -> BedRow:
+    if len(columns) < 3:
+        raise ValueError(f"got {len(columns)} column(s), want contig, start and end")
+    contig, *numbers = columns[:3]
+    length = genome.contigs.get(contig)
+    if length is None:
+        raise ValueError(
+            f"contig {contig!r} is not in {', '.join(map(str, genome.paths))}, which has {known_names(genome.contigs)}"
+        )
+    try:
+        start, end = map(int, numbers)
+    except ValueError:
+        raise ValueError(f"got start {numbers[0]!r} and end {numbers[1]!r}, want integers") from None
+    if not 0 <= start < end <= length:
+        raise ValueError(f"interval {contig}:{start}-{end}, want 0 <= start < end <= {length}, the contig's length")
+    split = columns[3] if len(columns) > 3 and columns[3] in SPLITS else None
+    name = columns[3] if len(columns) > 3 and columns[3] else "."
+    strand = columns[5] if len(columns) > 5 and columns[5] in ("+", "-") else "."
+    return BedRow(Interval(contig, start, end), split, name, strand)

@@ -1,0 +1,208 @@
+"""The language model: embedding → blocks → norm → head. State in, state out; nothing is stored between calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from titans_dna.config import TitansConfig
+from titans_dna.nn.blocks import build_block
+from titans_dna.nn.layers import RMSNorm
+from titans_dna.nn.memory import NeuralMemory
+from titans_dna.nn.packing import pack
+
+
+class Output(NamedTuple):
+    """What one call returns."""
+
+    hidden: Tensor
+    """[b, t, width], after the last norm."""
+    logits: Tensor
+    """[b, t, vocab_size]; position t predicts token t + 1."""
+    state: tuple[Any, ...]
+    """One entry a block; passed back, the sequence goes on exactly. Empty after a packed call."""
+
+
+class TitansDNA(nn.Module):
+    """A causal Titans language model (arXiv 2501.00663, section 4)."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        """Keep only each block's input in training and compute the rest again in the backward."""
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        each = [config] * (config.layers - 1) + [config.replace(restart=0)]
+        self.blocks = nn.ModuleList(map(build_block, each))
+        self.norm = RMSNorm(config.width)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.logit_scale = initialise(self, config)
+
+    def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None, cu_seqlens: Tensor | None = None) -> Output:
+        """ids: whole numbers [b, t], t >= 1, below vocab_size. state: what the call before returned; None is a fresh start.
+
+        The tokens of a sequence may come in one call or in pieces of any length: the outputs are the same.
+        cu_seqlens: whole numbers [n + 1] with ids [1, t]: n sequences packed end to end, sequence i being tokens
+            cu_seqlens[i] to cu_seqlens[i + 1]; 0 first, never falling (a sequence may be empty), t last. Each gives what
+            it gives alone, as a row [1, t_i] from a fresh start. No state goes in, and none comes out: it is ().
+        Raises ValueError on another shape or kind, a state of another model, or a state beside cu_seqlens.
+        """
+        hidden, after = self.features(ids, state, cu_seqlens=cu_seqlens)
+        return Output(hidden, self.head(hidden) * self.logit_scale, after)
+
+    def features(
+        self,
+        ids: Tensor,
+        state: tuple[Any, ...] | None = None,
+        layer: int = -1,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """The forward pass without the head: [b, t, width] and the state, which has one entry for each block that ran.
+
+        layer: -1, the output of the last block after the last norm (`Output.hidden`), or the number of the block, from
+            0, whose output is wanted as it is; the blocks after it are left out.
+        cu_seqlens: packed sequences, as `forward` has them.
+        Raises what `forward` raises, and ValueError for a block that the model lacks.
+        """
+        if ids.ndim != 2 or ids.shape[1] < 1 or ids.is_floating_point():
+            raise ValueError(f"ids: got {ids.dtype} {list(ids.shape)}, want whole numbers [b, t] with t at least 1")
+        if not -1 <= layer < len(self.blocks):
+            raise ValueError(f"layer: got {layer}, want -1 (after the last norm) or 0 to {len(self.blocks) - 1}")
+        blocks = self.blocks if layer == -1 else self.blocks[: layer + 1]
+        if state is not None and cu_seqlens is not None:
+            raise ValueError("state: got one beside cu_seqlens, want None: every packed sequence starts afresh")
+        packing = None if cu_seqlens is None else pack(cu_seqlens, ids)
+        if state is None:
+            state = (None,) * len(blocks)
+        if len(state) != len(blocks):
+            raise ValueError(f"state: got {len(state)} blocks, want {len(blocks)}")
+        x = self.embedding(ids.long())
+        after = []
+        for block, before in zip(blocks, state, strict=True):
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x, new = checkpoint(block, x, before, packing, use_reentrant=False)
+            else:
+                x, new = block(x, before, packing)
+            after.append(new)
+        return self.norm(x) if layer == -1 else x, tuple(after) if packing is None else ()
+
+    def embed(
+        self,
+        sequences: Any,
+        pool: str = "mean",
+        layer: int = -1,
+        *,
+        reverse_complement: bool = False,
+        state: tuple[Any, ...] | None = None,
+        batch_size: int = 8,
+        piece: int = 4096,
+        workers: int = 0,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Sequences as vectors, [n, width]; with pool "none" a list of [bases, width]. See `embedding.embed.embed`."""
+        from titans_dna.reading.embed import embed
+
+        return embed(
+            self,
+            sequences,
+            pool,
+            layer,
+            reverse_complement=reverse_complement,
+            state=state,
+            batch_size=batch_size,
+            piece=piece,
+            workers=workers,
+        )
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> TitansDNA:
+        """The model of a directory or a Hugging Face hub id; see `checkpoint.load`."""
+        from titans_dna.checkpoint import load
+
+        return load(source)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str | None = None
+    ) -> str:
+        """Upload weights, configuration, tokeniser and card, and return the address; see `checkpoint.push`."""
+        from titans_dna.checkpoint import push
+
+        return push(self, repo_id, private=private, token=token, commit_message=commit_message)
+
+    def parameter_count(self) -> int:
+        """Number of learned values, a tied embedding counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def initialise(model: nn.Module, config: TitansConfig) -> float:
+    """Draw the weights of a language model with `embedding` and `head`, tie the two where the configuration says so, and
+    return the factor of its logits.
+
+    Linear layers get standard deviation 1/√fan_in, those that end a residual branch a smaller one with depth.
+    """
+    branch = (2 * config.layers) ** -0.5
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            scale = branch if name.endswith((".output", ".down")) else 1.0
+            nn.init.normal_(module.weight, std=scale * module.in_features**-0.5)
+    embedding, head = model.get_submodule("embedding"), model.get_submodule("head")
+    assert isinstance(embedding, nn.Embedding)
+    assert isinstance(head, nn.Linear)
+    nn.init.normal_(embedding.weight)
+    nn.init.normal_(head.weight, std=0.1 * config.width**-0.5)
+    for memory in (module for module in model.modules() if isinstance(module, NeuralMemory)):
+        memory.initialise(branch)
+    if not config.tie_embeddings:
+        return 1.0
+    # The embedding has unit variance, and the residual stream still holds the last token's: without the scale the model
+    # would begin by being sure that every token repeats.
+    head.weight = embedding.weight
+    return 1 / config.width
+
+
+def map_state(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """Apply `fn` to every tensor of floating point in a state; the structure and the positions stay."""
+    return _map_tensors(lambda x: fn(x) if x.is_floating_point() else x, state)
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    """The tensors of floating point in a state, in a fixed order; one that stands twice is there once."""
+    found: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    map_state(keep, state)
+    return found
+
+
+def take_rows(state: Any, rows: slice | Tensor) -> Any:
+    """The state of some rows of the batch."""
+    return _map_tensors(lambda x: x[rows], state)
+
+
+def detach(state: Any) -> Any:
+    """The same state, cut from the autograd graph (truncated backpropagation)."""
+    return map_state(Tensor.detach, state)
+
+
+def _map_tensors(fn: Callable[[Tensor], Tensor], state: Any, done: dict[int, Tensor] | None = None) -> Any:
+    """A tensor that stands twice in the state, as a memory that is its own anchor, still does."""
+    done = {} if done is None else done
+    if isinstance(state, Tensor):
+        if id(state) not in done:
+            done[id(state)] = fn(state)
+        return done[id(state)]
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        return type(state)(*(_map_tensors(fn, getattr(state, f.name), done) for f in dataclasses.fields(state)))
+    if isinstance(state, tuple):
+        parts = [_map_tensors(fn, part, done) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state

@@ -1,0 +1,155 @@
+"""Sequences to embed, from memory or from a genome: what they are called, how long they are, and their letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from Bio.Seq import Seq, UndefinedSequenceError, reverse_complement
+from Bio.SeqRecord import SeqRecord
+
+from titans_dna.genome.genome import Genome, open_genome
+from titans_dna.genome.intervals import read_bed
+from titans_dna.genome.records import LETTERS
+from titans_dna.genome.regions import Interval
+from titans_dna.tokens.tokenizer import Tokenizer
+
+_ALLOWED = LETTERS + LETTERS.lower()
+_LONGEST_PATH = 4096
+
+
+class Record(NamedTuple):
+    """One sequence of a genome: its name, its bases, and the strand to read them from (`.` is the plus strand)."""
+
+    name: str
+    interval: Interval
+    strand: str = "."
+
+
+class Source:
+    """Sequences by number. Safe to pickle and to fork, as far as the genome is."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = np.array(lengths, dtype=np.int64)
+        """Bases of each sequence, each at least 1."""
+
+    def letters(self, number: int) -> bytes:
+        """The letters of one sequence, in the direction in which it is read."""
+        return self.part(number, 0, int(self.lengths[number]))
+
+    def part(self, number: int, start: int, end: int) -> bytes:
+        """The letters [start, end) of one sequence, counted in that direction."""
+        raise AssertionError("a source defines part")
+
+
+class TextSource(Source):
+    """Sequences in memory."""
+
+    def __init__(self, sequences: list[bytes]) -> None:
+        super().__init__(list(map(len, sequences)))
+        self._sequences = sequences
+
+    def part(self, number: int, start: int, end: int) -> bytes:
+        return self._sequences[number][start:end]
+
+
+class GenomeSource(Source):
+    """Records of a genome, read when they are wanted."""
+
+    def __init__(self, genome: Genome, records: Sequence[Record]) -> None:
+        super().__init__([len(record.interval) for record in records])
+        self.genome, self.records = genome, records
+
+    def part(self, number: int, start: int, end: int) -> bytes:
+        _, interval, strand = self.records[number]
+        if strand == "-":
+            return other_strand(self.genome.fetch(interval.contig, interval.end - end, interval.end - start))
+        return self.genome.fetch(interval.contig, interval.start + start, interval.start + end)
+
+
+def genome_source(genome: Genome, bed: str | Path | None = None) -> GenomeSource:
+    """The intervals of a BED file, in its order, or every record of the genome.
+
+    Raises what `read_bed` raises, and ValueError for a record without bases.
+    """
+    if bed is not None:
+        rows = read_bed(bed, genome)
+        return GenomeSource(
+            genome,
+            [Record(str(row.interval) if row.name == "." else row.name, row.interval, row.strand) for row in rows],
+        )
+    for name, bases in genome.contigs.items():
+        if not bases:
+            raise ValueError(f"{', '.join(map(str, genome.paths))}: record {name!r} has no bases, want at least one")
+    return GenomeSource(genome, [Record(name, Interval(name, 0, bases)) for name, bases in genome.contigs.items()])
+
+
+def as_source(sequences: Any) -> Source:
+    """Whatever `embed` takes, checked.
+
+    A string of nucleotide letters is a sequence, any other one the path of a file.
+    Raises ValueError naming the sequence for one that is empty or holds a letter that is no nucleotide code, and what
+    `open_genome` raises for a file.
+    """
+    if isinstance(sequences, Path) or (isinstance(sequences, str) and _is_path(sequences)):
+        return genome_source(open_genome(sequences))
+    if isinstance(sequences, (str, bytes, Seq, SeqRecord)):
+        return TextSource([_checked(sequences, "sequences")])
+    if not isinstance(sequences, Iterable):
+        raise ValueError(f"sequences: got {type(sequences).__name__}, want sequences or the path of a sequence file")
+    return TextSource([_checked(one, f"sequences[{i}]") for i, one in enumerate(sequences)])
+
+
+class Tokens(NamedTuple):
+    """One strand of one sequence."""
+
+    ids: np.ndarray
+    """[tokens]"""
+    widths: np.ndarray | None
+    """Bases that each token adds to those before it, [tokens]; None where each adds one."""
+
+
+def strands(letters: bytes, tokenizer: Tokenizer, both: bool) -> list[Tokens]:
+    """The tokens of a sequence, and with `both` those of its other strand too."""
+    return [_tokens(one, tokenizer) for one in ((letters, other_strand(letters)) if both else (letters,))]
+
+
+def other_strand(letters: bytes) -> bytes:
+    """The reverse complement; U counts as T."""
+    return bytes(reverse_complement(Seq(letters)))
+
+
+def _tokens(letters: bytes, tokenizer: Tokenizer) -> Tokens:
+    ids = tokenizer.encode(letters)
+    if len(ids) == len(letters):  # every token adds a base or more, so here exactly one
+        return Tokens(ids, None)
+    # Overlapping k-mers: each adds the base it ends with, the first all of its own.
+    return Tokens(ids, np.diff(tokenizer.spans(letters)[:, 1], prepend=0))
+
+
+def _is_path(text: str) -> bool:
+    if not text or not text.encode("ascii", "replace").translate(None, _ALLOWED) or len(text) > _LONGEST_PATH:
+        return False
+    return "/" in text or "." in text or Path(text).exists()
+
+
+def _checked(sequence: Any, name: str) -> bytes:
+    if isinstance(sequence, SeqRecord):
+        name, sequence = f"{name} ({sequence.id})", sequence.seq
+    if isinstance(sequence, str):
+        sequence = sequence.encode("ascii", "replace")
+    elif isinstance(sequence, Seq):
+        try:
+            sequence = bytes(sequence)
+        except UndefinedSequenceError:
+            raise ValueError(f"{name}: its sequence is not defined, want one with its bases") from None
+    if not isinstance(sequence, bytes):
+        raise ValueError(f"{name}: got {type(sequence).__name__}, want str, bytes, or Biopython's Seq or SeqRecord")
+    if not sequence:
+        raise ValueError(f"{name}: got an empty sequence, want at least one base")
+    if strange := sequence.translate(None, _ALLOWED):
+        at = sequence.index(strange[:1])
+        raise ValueError(f"{name}: got letter {chr(strange[0])!r} at {at}, want {LETTERS.decode()} in either case")
+    return sequence

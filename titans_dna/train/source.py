@@ -1,0 +1,153 @@
+"""From options to genome, tokeniser, split and batches; every complaint about the input comes from here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from titans_dna.genome.datamodule import GenomeDataModule
+from titans_dna.genome.dataset import window_sequences
+from titans_dna.genome.genome import Genome, open_genomes
+from titans_dna.genome.intervals import (
+    Interval,
+    Split,
+    read_bed,
+    split_by_bed,
+    split_by_blocks,
+    split_by_contig,
+    whole_contigs,
+)
+from titans_dna.genome.sampler import LengthWarmup, Plan, validation_plans
+from titans_dna.genome.stretches import Window
+from titans_dna.tokens.tokenizer import Tokenizer, make_tokenizer
+from titans_dna.train.options import EMBEDDED, DataOptions, PretrainOptions
+
+
+class Source(NamedTuple):
+    """The data of a run."""
+
+    genome: Genome
+    tokenizer: Tokenizer
+    split: Split
+    module: GenomeDataModule
+    valid_plans: list[Plan]
+    """Windows of `context` bases, or of `lane` bases where lanes are trained."""
+
+    @property
+    def train_bases(self) -> int:
+        """Bases to train on."""
+        return sum(map(len, self.split.train))
+
+    @property
+    def valid_targets(self) -> int:
+        """Bases that a validation scores, N included."""
+        return sum(window.end - window.start - 1 for plan in self.valid_plans for window in plan.windows)
+
+    def valid_batches(self) -> Iterator[dict[str, Any]]:
+        """The validation batches, the same each time."""
+        return (dict(self.module.dataset[plan]) for plan in self.valid_plans)
+
+    def train_letters(self) -> Iterator[bytes]:
+        """Each training interval's letters."""
+        return (self.genome.fetch(one.contig, one.start, one.end) for one in self.split.train)
+
+    def valid_letters(self) -> Iterator[bytes]:
+        """Each validation window's letters, its first one no target."""
+        return window_sequences(self.genome, self.valid_plans)
+
+    def describe(self) -> dict[str, Any]:
+        """Files, fingerprint and sizes, as `data.json` keeps them."""
+        return {
+            "files": [str(path) for path in self.genome.paths],
+            "fingerprint": self.genome.fingerprint(),
+            "contigs": len(self.genome.contigs),
+            "bases": sum(self.genome.contigs.values()),
+            **{
+                f"{name}_{what}": value
+                for name, part in self.split._asdict().items()
+                for what, value in (("intervals", len(part)), ("bases", sum(map(len, part))))
+            },
+        }
+
+
+def open_source(options: PretrainOptions) -> Source:
+    """Open, check and split the data.
+
+    Raises ValueError or OSError for anything wrong with the files, the BED or the lengths asked for.
+    """
+    data, optimiser = options.data, options.optimiser
+    with ExitStack() as stack:
+        genome = open_genomes([_path(name, stack) for name in data.fasta])
+    longest = max(genome.contigs.values())
+    if data.context > longest:
+        raise ValueError(f"--context: got {data.context} bases, want at most {longest}, the longest contig")
+    tokenizer = make_tokenizer(data.tokenizer)
+    split = make_split(genome, data)
+    warmup = None
+    if optimiser.length_warmup:
+        doublings = optimiser.length_warmup
+        stage = max(optimiser.steps // 2 // doublings, 1) * optimiser.accumulate
+        warmup = LengthWarmup(data.context >> doublings, stage)
+    module = GenomeDataModule(
+        genome,
+        split,
+        tokenizer,
+        context=data.context,
+        batch_size=optimiser.batch_size,
+        lane=data.lane,
+        seed=optimiser.seed,
+        reverse_complement=data.reverse_complement,
+        max_n=data.max_n,
+        soft_masked_weight=data.soft_masked_weight,
+        warmup=warmup,
+        valid_bases=data.valid_bases or None,
+        workers=options.run.workers,
+    )
+    plans = validation_plans(
+        split.valid,
+        context=data.lane or data.context,
+        batch_size=optimiser.batch_size,
+        max_bases=data.valid_bases or None,
+        wanted=lambda window: _holds_base(genome, window),
+    )
+    if not any(_holds_base(genome, window) for plan in plans for window in plan.windows):
+        raise ValueError("--split: got held-out sequence without any A, C, G or T, want some to score")
+    return Source(genome, tokenizer, split, module, plans)
+
+
+def make_split(genome: Genome, data: DataOptions) -> Split:
+    """Training and held-out intervals, as `--split`, `--bed` and the options beside them say."""
+    rows = read_bed(data.bed, genome) if data.bed else []
+    if data.split == "contig":
+        split = split_by_contig(genome, valid=data.valid_contigs, context=data.context)
+        return split
+    regions = [row.interval for row in rows] if rows else whole_contigs(genome)
+    block = data.block or default_block(regions)
+    if rows:
+        if data.split == "bed" and any(row.split is None for row in rows):
+            raise ValueError(f"{data.bed}: got rows without train, valid or test in column 4, want it for --split bed")
+        return split_by_bed(rows, context=data.context, valid_fraction=data.valid_fraction, block=block)
+    return split_by_blocks(genome, valid_fraction=data.valid_fraction, block=block, context=data.context)
+
+
+def default_block(regions: list[Interval]) -> int:
+    """A fortieth of all bases, at most 100 kb: four held-out places in the smallest genome."""
+    return min(max(sum(map(len, regions)) // 40, 1), 100_000)
+
+
+def _holds_base(genome: Genome, window: Window) -> bool:
+    """Whether anything in a window is scored: not in a gap of N, nor where the first letter alone is a base."""
+    return bool(_BASE.search(genome.fetch(window.contig, window.start + 1, window.end)))
+
+
+_BASE = re.compile(rb"[ACGTUacgtu]")
+
+
+def _path(name: str, stack: ExitStack) -> Path:
+    if name in EMBEDDED:
+        return stack.enter_context(resources.as_file(resources.files("titans_dna") / "genomes" / f"{name}.fa"))
+    return Path(name)
