@@ -1,12 +1,17 @@
-"""Which device a verb computes on."""
+"""Which device a verb computes on, and with how many threads."""
 
 from __future__ import annotations
 
 import torch
 
 
-def choose_device(accelerator: str) -> str:
-    """cpu or cuda, from auto, cpu or cuda. ValueError where a GPU is wanted and there is none."""
+def choose_device(accelerator: str, threads: int = 0) -> str:
+    """cpu or cuda, from auto, cpu or cuda; threads: of the CPU, 0 leaves the choice to PyTorch.
+
+    ValueError where a GPU is wanted and there is none.
+    """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ValueError("--accelerator: got cuda, but PyTorch finds no CUDA device here; want cpu or auto")
+    if threads:
+        torch.set_num_threads(threads)
     return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -12,11 +12,16 @@ from tempfile import TemporaryFile
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to `path` if the block succeeds, removed if it does not."""
+    """A path beside `path` to write to; on the disk and renamed to `path` if the block succeeds, removed if it does not."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield aside
+        handle = os.open(aside, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -1,17 +1,54 @@
-"""Ctrl-C and SIGTERM as a wish, granted at the end of the step."""
+"""Ctrl-C and SIGTERM: at any moment an end with one line, and while steps are counted a wish, granted after the step."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM."""
+
+    def __init__(self, number: int = signal.SIGINT, advice: str = "") -> None:
+        super().__init__()
+        self.number = number
+        self.advice = advice
+        """What stands, and how the work goes on, in words; `RunDirectory` knows."""
+
+    @property
+    def status(self) -> int:
+        """The exit status that says so: 130 or 143."""
+        return 128 + self.number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """While it lasts, either signal raises `Stopped` in the main thread; what is half-written then goes away."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != owner:
+            _leave(number)
+            return
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Interruption:
-    """While the context lasts, the first Ctrl-C or SIGTERM is only noted, in `signal`; a second one ends the process.
+    """While the context lasts, the first Ctrl-C or SIGTERM is only noted, in `signal`; a second one raises `Stopped`.
 
     Data workers forked meanwhile take no notice of Ctrl-C, which a terminal sends to all processes: the main process
     ends them.
@@ -42,9 +79,14 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if os.getpid() != self._owner:
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
-            return
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
+            _leave(number)
+        elif self.signal is not None:
+            raise Stopped(number)
+        else:
+            self.signal = number
+
+
+def _leave(number: int) -> None:
+    """In a forked worker: the main process ends it by SIGTERM, and Ctrl-C is for the main process."""
+    if number == signal.SIGTERM:
+        os._exit(128 + number)

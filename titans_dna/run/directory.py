@@ -1,0 +1,184 @@
+"""The directory of a run: whose it is, what is to be done there, and who is at work in it.
+
+One policy for every verb. A directory for results is new or empty; a run of ours is gone on with by `--resume`; what is
+somebody's is never touched. An output that is a file has such a directory beside it, `OUT.partial`, until it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from titans_dna.run.files import check_writable
+from titans_dna.run.options import Options
+from titans_dna.run.signals import Stopped
+from titans_dna.run.tables import write_text
+
+RUN, DATA, LOCK = "run.yaml", "data.json", ".lock"
+
+
+class RunDirectory:
+    """A run's directory, held by this process alone from `open` on, until the context ends or the process dies.
+
+    verb: whose run it is. record: the file with its options. flag: the option that names it. aside: of an output that is a
+    file, beside which it stands until that is whole; `finish` takes it away.
+
+    The order of its use: `check` before anything is read, `options` where a run goes on, `open` before anything is written.
+    """
+
+    def __init__(
+        self, path: str | Path, verb: str, *, record: str = RUN, flag: str = "--out", aside: Path | None = None
+    ) -> None:
+        self.path, self.verb, self.record, self.flag, self.aside = Path(path), verb, record, flag, aside
+        self._lock: int | None = None
+        self._opened = False
+
+    @classmethod
+    def beside(cls, out: str | Path, verb: str) -> RunDirectory:
+        """The directory of what is done of a file that is not whole yet."""
+        return cls(partial(out), verb, aside=Path(out))
+
+    def check(self, resume: bool) -> None:
+        """Whether a run may begin here, or go on.
+
+        Raises FileExistsError for what is somebody's or a run of its own, FileNotFoundError where there is nothing to go on
+        with, OSError where nothing can be written.
+        """
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"{self.flag}: {path} is a file, want a directory")
+        if resume:
+            if not (path / self.record).is_file():
+                raise FileNotFoundError(
+                    f"--resume: {path} holds no run of titans-dna {self.verb} to resume ({self.record} is missing)"
+                )
+        elif path.is_dir() and (held := [one for one in path.iterdir() if one.name != LOCK]):
+            if (path / self.record).is_file():
+                raise FileExistsError(
+                    f"{self.flag}: {path} holds another run ({self.record}); add --resume, or name another one"
+                )
+            raise FileExistsError(
+                f"{self.flag}: {path} is not empty ({min(held).name}), want a new or an empty directory"
+            )
+        above = next(one for one in (path, *path.absolute().parents) if one.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(f"{self.flag}: {above} is a file, want a directory")
+        check_writable(above, self.flag)
+
+    def options(self) -> dict[str, Any]:
+        """The options of the run that is here. Raises ValueError for a damaged file."""
+        path = self.path / self.record
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: got no mapping of options, want what titans-dna {self.verb} wrote")
+        return values
+
+    def open(self, options: Options, about: dict[str, Any] | None = None) -> None:
+        """Hold the directory, which is made where it is missing, and write down what is to be done: the options, and `about`,
+        plain values on data and model.
+
+        Raises ValueError where another process holds it.
+        """
+        self.hold()
+        if about is not None:
+            write_text(self.path / DATA, json.dumps(about, indent=2) + "\n")
+        text = yaml.safe_dump(options.resolved().to_dict(), sort_keys=False)
+        write_text(self.path / self.record, f"# titans-dna {version('titans-dna')}{_torch()}\n{text}")
+        self._opened = True
+
+    def hold(self) -> None:
+        """Hold the directory without a word in it. The lock goes with the process, however it ends."""
+        if self._lock is not None:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._release()
+            raise ValueError(
+                f"{self.flag}: {self.path} is in the hands of another process, want one at a time"
+            ) from None
+
+    def check_same(self, about: dict[str, Any], named: dict[str, str]) -> None:
+        """ValueError where data or model are not those that the run began with.
+
+        named: what is compared, keys of `about`, each with the flags that it comes from.
+        """
+        path = self.path / DATA
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ValueError(f"--resume: {path} is missing or damaged") from None
+        for name, given in named.items():
+            if not isinstance(saved, dict) or saved.get(name) != about[name]:
+                raise ValueError(
+                    f"--resume: {given} is not that of the run in {self.path}: its {name.replace('_', ' ')} differs"
+                )
+
+    def finish(self, files: Sequence[Path]) -> None:
+        """Move files of these names to where they belong, in this order, and take the directory away."""
+        for file in files:
+            (self.path / file.name).replace(file)
+        shutil.rmtree(self.path)
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Stopped) and not error.advice:
+            where = self.aside or self.path
+            again = f"what is done is kept; continue with: titans-dna {self.verb} --resume --out {where}"
+            error.advice = again if self._opened else "nothing was written"
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def partial(out: str | Path) -> Path:
+    """Where what is done of an output is kept until it is whole."""
+    out = Path(out)
+    return out.with_name(out.name + ".partial")
+
+
+def check_output(
+    files: Sequence[Path], *, inputs: Iterable[str | Path | None], overwrite: bool, flag: str = "--out"
+) -> None:
+    """Whether files may be written: OSError or ValueError for a missing or read-only directory, a directory in a file's
+    place, one of the inputs, or a file that is there already, unless it may be replaced."""
+    given = [Path(one) for one in inputs if one and Path(one).exists()]
+    for file in files:
+        if not file.parent.is_dir():
+            raise FileNotFoundError(f"{flag}: {file.parent}: no such directory")
+        if file.is_dir():
+            raise IsADirectoryError(f"{flag}: {file} is a directory, want a file to write")
+        if file.exists() and any(file.samefile(one) for one in given):
+            raise ValueError(f"{flag}: {file} is one of the inputs, want another name")
+        if file.exists() and not overwrite:
+            raise ValueError(f"{flag}: {file} exists, want another name, or --overwrite to replace it")
+    check_writable(files[0].parent, flag)
+
+
+def _torch() -> str:
+    # The version that computes the run, without the time that its import takes.
+    try:
+        return f", torch {version('torch')}"
+    except ModuleNotFoundError:
+        return ""
