@@ -14,8 +14,8 @@ from titans_dna.labels.data import reverse_complement
 from titans_dna.labels.windows import LabelledGenome
 from titans_dna.metrics.bases import evaluate_bases
 from titans_dna.metrics.sequences import Estimate
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.tasks.base_score import rows_of, score_bases
-from titans_dna.tasks.model import Batch, FineTuned, Question
 from titans_dna.tasks.within import within
 
 

@@ -14,11 +14,11 @@ from titans_dna.genome.regions import Interval
 from titans_dna.labels.annotation import read_annotation
 from titans_dna.labels.windows import LabelledGenome, split_bases_by_blocks
 from titans_dna.metrics.bases import evaluate_bases
+from titans_dna.nn.finetuned import Question
 from titans_dna.run.files import replacing
 from titans_dna.tasks.base_examples import BaseExamples
 from titans_dna.tasks.data_options import BaseOptions
 from titans_dna.tasks.intervals_out import IntervalWriter
-from titans_dna.tasks.model import Question
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.results import Scored
 from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
