@@ -5,13 +5,14 @@ Equations by their number in arXiv 2501.00663.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .state import MemoryState, bound
+from .state import MemoryState, Weights, bound
 
 
 def reference_scan(
@@ -31,7 +32,7 @@ def reference_scan(
         chunk_of_token = (int(state.position[0]) + torch.arange(q.shape[1])) // chunk
         alpha, eta, theta = (gate[:, chunk_of_token] for gate in (alpha, eta, theta))
     memory, momentum, anchor, position = state.memory, state.momentum, state.anchor, state.position
-    reads = []
+    reads: list[Tensor] = []
     for t in range(q.shape[1]):
         before = memory
         surprise = _surprise(anchor, k[:, t], v[:, t])
@@ -70,8 +71,8 @@ def recall_loss(memory: Sequence[Tensor], key: Tensor, value: Tensor) -> Tensor:
     return (recall(memory, key) - value).square().sum()
 
 
-def _per_row_and_head(fn):
+def _per_row_and_head(fn: Callable[..., Any]) -> Callable[..., Any]:
     return torch.func.vmap(torch.func.vmap(fn))
 
 
-_surprise = _per_row_and_head(torch.func.grad(recall_loss))
+_surprise: Callable[..., Weights] = _per_row_and_head(torch.func.grad(recall_loss))

@@ -1,21 +1,25 @@
-"""Groups of chunks through the kernels: what is allocated, what runs, in which order."""
+"""Groups of chunks, or one token, through the kernels: what is allocated, what runs, in which order."""
 
-# Kernels are called with numbers, which Triton makes its own constants of; its types do not say so:
-# pyright: reportArgumentType=false, reportCallIssue=false
+# Triton comes with few types, and they do not say that it makes its own constants of the numbers that kernels are called with:
+# pyright: reportArgumentType=false, reportCallIssue=false, reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
-from .configurations import configuration
-from .plan import READS, Sequences, Shape, groups, operand, precision
+from .configurations import configuration, step_configuration
+from .plan import Sequences, Shape, groups, operand, precision
 from .read import read_linear_kernel, read_mlp_kernel
 from .read_backward import read_linear_backward_kernel, read_mlp_backward_kernel, read_mlp_onto_kernel
 from .shares import share_backward_kernel, share_kernel
-from .tiles import D_VECTORS, NUMBERS, VECTORS
+from .step import step_deep_kernel, step_linear_kernel
+from .tiles import D_NUMBERS, D_VECTORS, NUMBERS, READ_ANCHOR, VECTORS
 from .write import write_linear_kernel, write_mlp_kernel
 from .write_backward import write_linear_backward_kernel, write_mlp_backward_kernel
 
@@ -137,7 +141,7 @@ def allocate_gradient(call: Call) -> ScratchGradient:
     return ScratchGradient(
         slots=empty(g, lanes, 2 * shape.weights, dtype=shape.errors),
         trace=empty(g, lanes, c, 2 * shape.hidden + shape.value + shape.key, dtype=shape.errors),
-        shares=empty(g, lanes, D_VECTORS.value * c + 4, dtype=torch.float32),
+        shares=empty(g, lanes, D_VECTORS.value * c + D_NUMBERS.value, dtype=torch.float32),
         G=empty(g, lanes, c, c, dtype=torch.float32),
     )
 
@@ -210,7 +214,7 @@ def read_backward(
         read_mlp_backward_kernel[(count * call.lanes,)](
             *head, *out, *tail, **flags, **constants,
         )  # fmt: skip
-        if call.read == READS["anchor"]:
+        if call.read == READ_ANCHOR.value:
             return
         read_mlp_onto_kernel[(count * call.lanes,)](
             q, k, d_y, call.sequences.info, scratch.shares, scratch.G, scratch.trace, gradient.slots, gradient.trace, *tail,
@@ -239,6 +243,45 @@ def write_backward(
         )  # fmt: skip
     else:
         write_linear_backward_kernel[(call.lanes,)](*head, *after, *out, *tail, **flags, **constants)
+
+
+Groups = tuple[list[Tensor], list[Tensor], list[Tensor]]
+"""Memory, momentum and anchor, each one contiguous float32 tensor [b, h, d_in, d_out] per layer."""
+
+
+def step(
+    tokens: tuple[Tensor, Tensor, Tensor], gates: tuple[Tensor, Tensor, Tensor], old: Groups, new: Groups, y: Tensor,
+    position: Tensor | None, ends: str, read: str, max_norm: float | None,
+) -> None:  # fmt: skip
+    """Write y and the state after one token.
+
+    tokens: q, k [b, h, d] and v [b, h, e]; gates: alpha, eta, theta [b, h]; any strides. y: [b, h, e], contiguous.
+    old, new: step in place where they are the same; an anchor must not be a memory then.
+    position: int64 [b] on the device, each row's place in its chunk after this token; needed if ends is "rows".
+    ends: whose chunk ends with this token: "none", "all", or the "rows" whose position is 0. Unless "none", the new
+        anchor is written, except where it is the new memory itself.
+    """
+    kernel: Any = step_linear_kernel if len(old[0]) == 1 else step_deep_kernel
+    if not y.is_cuda and isinstance(kernel, triton.JITFunction):
+        raise ValueError(
+            f"backend: got 'triton' with tensors on {y.device}, want them on a GPU, or TRITON_INTERPRET=1 set before Triton "
+            "is imported"
+        )
+    if y.numel() == 0:
+        return
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in tokens)
+    b, h = y.shape[:2]
+    own_anchor = new[2][0] is not new[0][0]
+    sizes, options = step_configuration([w.shape[-2:] for w in old[0]], 64 if torch.version.hip else 32)
+    layers = [w for layer in zip(*old, *new, strict=True) for w in layer]
+    strides = [size for x in (q, k, v, *gates) for size in x.stride()[:2]]
+    with torch.cuda.device(y.device) if y.is_cuda else nullcontext():
+        kernel[(b * h,)](
+            q, k, v, *gates, y, *layers, position, h, max_norm or 0.0, *strides,
+            **sizes, READ=read, ENDS=ends, BOUND=max_norm is not None,
+            ANCHOR=own_anchor, COPY=ends == "rows" and new[2][0] is not old[2][0],
+            **options,
+        )  # fmt: skip
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
