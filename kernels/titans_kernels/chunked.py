@@ -28,17 +28,9 @@ STATE_BYTES = 2**26
 
 
 def chunked_scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    state: MemoryState,
-    chunk: int,
-    read: str,
-    max_norm: float | None,
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor,
+    state: MemoryState, chunk: int, read: str, max_norm: float | None,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """q, k [b, t, h, d]; v [b, t, h, e]; gates [b, t, h] or, one a chunk, [b, n, h]; all rows at one position."""
     b, t, depth, position = q.shape[0], q.shape[1], len(state.memory), int(state.position[0])
     tied = all(m is a for m, a in zip(state.memory, state.anchor, strict=True))

@@ -137,12 +137,8 @@ def _bend(layer: Layer, above: Layer) -> Tensor:
 
 
 def _reverse_surprise(
-    chunk: Sequence[Layer],
-    d_chunk: Sequence[_LayerGradient],
-    bends: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    d_v: Tensor,
-) -> list[Tensor]:
+    chunk: Sequence[Layer], d_chunk: Sequence[_LayerGradient], bends: Sequence[Tensor], weights: Sequence[Tensor], d_v: Tensor
+) -> list[Tensor]:  # fmt: skip
     """From the gradients of a_l and δ_l to those of k (in the place of a_1's), v and, returned, the anchor."""
     d_z: list[Tensor] = []
     d_weights: list[Tensor] = []

@@ -90,13 +90,8 @@ def span_shares(alpha: Tensor, eta: Tensor, theta: Tensor, n: int, c: int, read:
 
 
 def write_span(
-    k: Tensor,
-    v: Tensor,
-    shares: Shares,
-    start: Sequence[Tensor],
-    anchor: Sequence[Tensor] | None,
-    max_norm: float | None,
-) -> list[Layer]:
+    k: Tensor, v: Tensor, shares: Shares, start: Sequence[Tensor], anchor: Sequence[Tensor] | None, max_norm: float | None
+) -> list[Layer]:  # fmt: skip
     """k, v [n, r, c, ·]; start: [W ‖ S] of each layer. anchor: of the one chunk, or None where it is the memory's W."""
     layers = _allocate(k, start)
     chunks = zip(*([Layer(*x) for x in by_chunk(layer)] for layer in layers), strict=True)

@@ -57,8 +57,7 @@ class _TokenCoefficients(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         d_beta, d_f, d_G, d_m_end, d_H_end = grads
-        saved: tuple[Tensor, Tensor, Tensor] = ctx.saved_tensors
-        kept, decayed, theta = saved
+        kept, decayed, theta = ctx.saved_tensors
         A, E = kept[..., 1:], decayed[..., 1:]
         d_H, d_m = A.mT @ d_G, (A.mT @ d_f[..., None])[..., 0]
         d_H[..., -1, :] += d_H_end

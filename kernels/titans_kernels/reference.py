@@ -16,17 +16,9 @@ from .state import MemoryState, Weights, bound
 
 
 def reference_scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    state: MemoryState,
-    chunk: int,
-    read: str,
-    max_norm: float | None,
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor,
+    state: MemoryState, chunk: int, read: str, max_norm: float | None,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """q, k [b, t, h, d]; v [b, t, h, e]; gates [b, t, h] or one a chunk; all rows at one position."""
     if alpha.shape[1] != q.shape[1]:
         chunk_of_token = (int(state.position[0]) + torch.arange(q.shape[1])) // chunk

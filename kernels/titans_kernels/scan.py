@@ -20,21 +20,10 @@ _PATHS: dict[str, Path] = {"reference": reference_scan, "chunked": chunked_scan}
 
 
 def memory_scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    memory: Sequence[Tensor],
-    state: MemoryState | None = None,
-    chunk: int = CHUNK,
-    read: str = "after",
-    cu_seqlens: Tensor | None = None,
-    backend: str = "auto",
-    max_norm: float | None = None,
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, *, alpha: Tensor, eta: Tensor, theta: Tensor, memory: Sequence[Tensor],
+    state: MemoryState | None = None, chunk: int = CHUNK, read: str = "after", cu_seqlens: Tensor | None = None,
+    backend: str = "auto", max_norm: float | None = None,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """Write every token into the neural memory and read each token's own memory (arXiv 2501.00663, eqs. 12-16).
 
     q, k: [b, t, h, d]; v: [b, t, h, e].
@@ -99,13 +88,9 @@ class _Place(NamedTuple):
 
 
 def _place(
-    q: Tensor,
-    gates: tuple[Tensor, ...],
-    memory: Sequence[Tensor],
-    state: MemoryState,
-    chunk: int,
+    q: Tensor, gates: tuple[Tensor, ...], memory: Sequence[Tensor], state: MemoryState, chunk: int,
     cu_seqlens: Tensor | None,
-) -> _Place:
+) -> _Place:  # fmt: skip
     sequences = _cut(q.shape[0], q.shape[1], cu_seqlens)
     _check_state(state, memory, len(sequences), chunk, _state_dtype(q))
     positions = integers(state.position)
@@ -148,14 +133,9 @@ def _split(x: Tensor, sequences: list[_Sequence], chunks: list[int] | None) -> l
 
 
 def _run_alike(
-    path: Path,
-    inputs: list[list[Tensor]],
-    positions: list[int],
-    state: MemoryState,
-    chunk: int,
-    read: str,
+    path: Path, inputs: list[list[Tensor]], positions: list[int], state: MemoryState, chunk: int, read: str,
     max_norm: float | None,
-) -> tuple[list[Tensor], MemoryState]:
+) -> tuple[list[Tensor], MemoryState]:  # fmt: skip
     """Sequences of equal length that stand at the same place of their chunk run as rows of one batch."""
     alike: dict[tuple[int, int], list[int]] = {}
     for i, (position, q) in enumerate(zip(positions, inputs[0], strict=True)):

@@ -14,20 +14,9 @@ from .support import check_options, fail, obstacle, say_once
 
 
 def memory_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    state: MemoryState,
-    chunk: int = CHUNK,
-    read: str = "after",
-    max_norm: float | None = None,
-    inplace: bool = False,
-    backend: str = "auto",
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, *, alpha: Tensor, eta: Tensor, theta: Tensor, state: MemoryState,
+    chunk: int = CHUNK, read: str = "after", max_norm: float | None = None, inplace: bool = False, backend: str = "auto",
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """Write one token of every row and read it: `memory_scan` with t = 1, without its gradient in the fast path.
 
     q, k: [b, h, d]; v: [b, h, e]; alpha, eta, theta: [b, h].
@@ -65,17 +54,9 @@ def memory_step(
 
 
 def _scan_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: tuple[Tensor, Tensor, Tensor],
-    state: MemoryState,
-    chunk: int,
-    read: str,
-    max_norm: float | None,
-    inplace: bool,
-    backend: str,
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor, Tensor, Tensor],
+    state: MemoryState, chunk: int, read: str, max_norm: float | None, inplace: bool, backend: str,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     alpha, eta, theta = (gate[:, None] for gate in gates)
     memory = [w.new_empty(w.shape[1:]) for w in state.memory]  # only its shape counts where there is a state
     y, after = memory_scan(
@@ -113,15 +94,9 @@ def _obstacle(q: Tensor, k: Tensor, v: Tensor, state: MemoryState) -> str | None
 
 
 def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: tuple[Tensor, Tensor, Tensor],
-    state: MemoryState,
-    chunk: int,
-    read: str,
-    max_norm: float | None,
-) -> None:
+    q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor, Tensor, Tensor],
+    state: MemoryState, chunk: int, read: str, max_norm: float | None,
+) -> None:  # fmt: skip
     if q.ndim != 3:
         fail("q", f"shape {list(q.shape)}", "[b, h, d]")
     b, h, d = q.shape

@@ -32,7 +32,7 @@ def say_once(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def fail(name: str, got: object, want: str) -> NoReturn:
+def fail(name: str, got: object, want: object) -> NoReturn:
     """Every wrong argument, in one form."""
     raise ValueError(f"{name}: got {got}, want {want}")
 

@@ -13,6 +13,8 @@ import torch
 import triton
 from torch import Tensor
 
+from titans_kernels.support import fail
+
 from .configurations import configuration, step_configuration
 from .plan import Sequences, Shape, groups, operand, precision
 from .read import read_linear_kernel, read_mlp_kernel
@@ -52,6 +54,10 @@ class Call(NamedTuple):
         sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
         hidden = dict(E=shape.hidden, BE=config.block) if shape.hidden else {}
         return dict(**sizes, **hidden, OPERAND=operand(shape.dtype), PRECISION=precision(), **config.launch)
+
+    def empty(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Beside the inputs."""
+        return torch.empty(size, dtype=dtype, device=self.tokens[0].device)
 
     @property
     def longest_group(self) -> int:
@@ -115,11 +121,7 @@ def backward(
 
 def allocate(call: Call, backward: bool) -> Scratch:
     shape, g, lanes = call.shape, call.longest_group, call.lanes
-    c, device = shape.tile, call.tokens[0].device
-
-    def empty(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(size, dtype=dtype, device=device)
-
+    c, empty = shape.tile, call.empty
     square = (c,) if call.per_chunk else (c, c)
     return Scratch(
         shares=empty(g, lanes, VECTORS.value * c + NUMBERS.value),
@@ -133,16 +135,12 @@ def allocate(call: Call, backward: bool) -> Scratch:
 
 def allocate_gradient(call: Call) -> ScratchGradient:
     shape, g, lanes = call.shape, call.longest_group, call.lanes
-    c, device = shape.tile, call.tokens[0].device
-
-    def empty(*size: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(size, dtype=dtype, device=device)
-
+    c, empty = shape.tile, call.empty
     return ScratchGradient(
         slots=empty(g, lanes, 2 * shape.weights, dtype=shape.errors),
         trace=empty(g, lanes, c, 2 * shape.hidden + shape.value + shape.key, dtype=shape.errors),
-        shares=empty(g, lanes, D_VECTORS.value * c + D_NUMBERS.value, dtype=torch.float32),
-        G=empty(g, lanes, c, c, dtype=torch.float32),
+        shares=empty(g, lanes, D_VECTORS.value * c + D_NUMBERS.value),
+        G=empty(g, lanes, c, c),
     )
 
 
@@ -179,10 +177,7 @@ def write(
     tail = (n0, count, call.lanes, shape.heads, *places, call.max_norm)
     flags = dict(UNTIED=untied, BOUND=call.max_norm > 0, SAVE=out is not None)
     if shape.hidden:
-        write_mlp_kernel[(call.lanes,)](
-            *head, scratch.work, scratch.slots, scratch.trace, *tail,
-            **flags, **constants,
-        )  # fmt: skip
+        write_mlp_kernel[(call.lanes,)](*head, scratch.work, scratch.slots, scratch.trace, *tail, **flags, **constants)
     else:
         write_linear_kernel[(call.lanes,)](*head, scratch.slots, scratch.trace, *tail, **flags, **constants)
 
@@ -211,9 +206,7 @@ def read_backward(
     tail = (n0, call.lanes, shape.heads)
     flags = dict(PER_CHUNK=call.per_chunk, READ=call.read, UNTIED=untied)
     if shape.hidden:
-        read_mlp_backward_kernel[(count * call.lanes,)](
-            *head, *out, *tail, **flags, **constants,
-        )  # fmt: skip
+        read_mlp_backward_kernel[(count * call.lanes,)](*head, *out, *tail, **flags, **constants)
         if call.read == READ_ANCHOR.value:
             return
         read_mlp_onto_kernel[(count * call.lanes,)](
@@ -237,10 +230,7 @@ def write_backward(
     tail = (n0, count, call.lanes, shape.heads, call.max_norm)
     flags = dict(READ=call.read, UNTIED=untied, BOUND=call.max_norm > 0, BORDER=d_anchor_out is not None)
     if shape.hidden:
-        write_mlp_backward_kernel[(call.lanes,)](
-            *head, *after, scratch.work, *out, *tail,
-            **flags, **constants,
-        )  # fmt: skip
+        write_mlp_backward_kernel[(call.lanes,)](*head, *after, scratch.work, *out, *tail, **flags, **constants)
     else:
         write_linear_backward_kernel[(call.lanes,)](*head, *after, *out, *tail, **flags, **constants)
 
@@ -263,10 +253,8 @@ def step(
     """
     kernel: Any = step_linear_kernel if len(old[0]) == 1 else step_deep_kernel
     if not y.is_cuda and isinstance(kernel, triton.JITFunction):
-        raise ValueError(
-            f"backend: got 'triton' with tensors on {y.device}, want them on a GPU, or TRITON_INTERPRET=1 set before Triton "
-            "is imported"
-        )
+        want = "them on a GPU, or TRITON_INTERPRET=1 set before Triton is imported"
+        fail("backend", f"'triton' with tensors on {y.device}", want)
     if y.numel() == 0:
         return
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in tokens)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from titans_kernels.support import fail
+
 from . import launch
 from .plan import Shape, sequences
 
@@ -25,9 +27,7 @@ def memory_forward(
     hidden: int, chunk: int, read: int, max_norm: float, per_chunk: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """→ y, the state and the anchor afterwards, and the states kept for the backward, one for a group of chunks; see `Inputs`.
-
-    keep: whether a backward may follow.
-    """
+    keep: whether a backward may follow."""
     given = Inputs(q, k, v, alpha, eta, theta, state, anchor, cu_seqlens, position, hidden, chunk, read, max_norm,
                    per_chunk)  # fmt: skip
     call = given.call(keep)
@@ -163,28 +163,17 @@ class Inputs(NamedTuple):
 
     def call(self, keep: bool) -> launch.Call:
         gates, group, t = (self.alpha, self.eta, self.theta), self.group(keep), self.q.shape[1]
-        found = sequences(
-            self.q,
-            self.cu_seqlens,
-            self.position,
-            self.alpha.shape[1],
-            self.chunk,
-            group,
-            self.anchor is not None,
-            keep,
-        )
+        values, untied = [x.shape[1] for x in gates], self.anchor is not None
+        found = sequences(self.q, self.cu_seqlens, self.position, values[0], self.chunk, group, untied, keep)
         length = t if not self.per_chunk else found.chunks if self.cu_seqlens is None else sum(found.each)
-        values = [x.shape[1] for x in gates]
         if set(values) != {length}:
-            raise ValueError(f"alpha, eta, theta: got {', '.join(map(str, values))} values, want {length}")
+            fail("alpha, eta, theta", f"{', '.join(map(str, values))} values", length)
         if self.cu_seqlens is not None and sum(found.lengths) != t:
-            raise ValueError(f"cu_seqlens: got {sum(found.lengths)} last, want {t}, the number of tokens")
+            fail("cu_seqlens", f"{sum(found.lengths)} last", f"{t}, the number of tokens")
         tokens = (self.q.contiguous(), self.k.contiguous(), self.v.contiguous())
-        alpha, eta, theta = (x.contiguous() for x in gates)
+        gates = (self.alpha.contiguous(), self.eta.contiguous(), self.theta.contiguous())
         anchor = None if self.anchor is None else self.anchor.contiguous()
-        return launch.Call(
-            self.shape, found, tokens, (alpha, eta, theta), anchor, group, self.read, self.max_norm, self.per_chunk
-        )
+        return launch.Call(self.shape, found, tokens, gates, anchor, group, self.read, self.max_norm, self.per_chunk)
 
 
 def _memory(state: Tensor, shape: Shape, add: Tensor | None = None, rows: list[int] | None = None) -> Tensor:
@@ -217,12 +206,8 @@ def memory_step(
 
 
 @memory_step.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor,
-    memory: list[Tensor], momentum: list[Tensor], anchor: list[Tensor], position: Tensor | None,
-    ends: str, read: str, max_norm: float | None,
-) -> list[Tensor]:  # fmt: skip
-    return _stepped(v, memory, ends)
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+    return _stepped(v, memory=rest[3], ends=rest[7])
 
 
 def _stepped(v: Tensor, memory: list[Tensor], ends: str) -> list[Tensor]:
