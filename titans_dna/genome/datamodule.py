@@ -11,10 +11,9 @@ from functools import partial
 import torch
 from lightning.pytorch import LightningDataModule
 
-from titans_dna.genome.dataset import GenomeDataset
+from titans_dna.genome.batches import BatchLoader, GenomeDataset
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.intervals import Split
-from titans_dna.genome.loader import BatchLoader
 from titans_dna.genome.sampler import LaneSampler, LengthWarmup, Plan, WindowSampler, validation_plans
 from titans_dna.genome.stretches import find_gaps
 from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer

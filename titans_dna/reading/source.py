@@ -11,9 +11,8 @@ from Bio.Seq import Seq, UndefinedSequenceError, reverse_complement
 from Bio.SeqRecord import SeqRecord
 
 from titans_dna.genome.genome import Genome, open_genome
-from titans_dna.genome.intervals import read_bed
+from titans_dna.genome.intervals import Interval, read_bed
 from titans_dna.genome.records import LETTERS
-from titans_dna.genome.regions import Interval
 from titans_dna.tokens.tokenizer import Tokenizer
 
 _ALLOWED = LETTERS + LETTERS.lower()
