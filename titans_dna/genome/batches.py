@@ -20,7 +20,7 @@ from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
 
 
-class Batch(TypedDict):
+class WindowBatch(TypedDict):
     """Rows r of one batch; ids[:, :-1] are inputs, ids[:, 1:] their targets.
 
     ids: int64 [b, t + 1], right-padded with PAD. weight: float32 [b, t + 1], the loss weight of each token as a
@@ -35,7 +35,7 @@ class Batch(TypedDict):
     batch: int
 
 
-class GenomeDataset(Dataset[Batch]):
+class GenomeDataset(Dataset[WindowBatch]):
     """A map-style dataset over whole batches: `dataset[plan]` is the batch that a sampler's plan describes.
 
     For a DataLoader with `sampler=` one of the samplers (or a list of plans) and `batch_size=None`.
@@ -64,7 +64,7 @@ class GenomeDataset(Dataset[Batch]):
         self.cache_bases = cache_bases
         self._cache = self._read_all()
 
-    def __getitem__(self, plan: Plan) -> Batch:
+    def __getitem__(self, plan: Plan) -> WindowBatch:
         rows = [self._row(self._letters(window)) for window in plan.windows]
         one_each = isinstance(self.tokenizer, NucleotideTokenizer)
         width = plan.context + 1 if one_each else max(len(tokens) for tokens, _ in rows)
@@ -155,19 +155,19 @@ class BatchLoader:
             collate_fn=cast(Any, partial(_pack, id_type=np.min_scalar_type(dataset.tokenizer.vocab_size))),
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[WindowBatch]:
         return map(self._unpack, self.loader)
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def _unpack(self, packed: dict[str, Any]) -> Batch:
+    def _unpack(self, packed: dict[str, Any]) -> WindowBatch:
         ids = torch.from_numpy(packed["ids"].astype(np.int64))
         weight = torch.from_numpy(packed["weight"])
         if self.pin_memory:
             ids, weight = ids.pin_memory(), weight.pin_memory()
-        return cast(Batch, {**packed, "ids": ids, "weight": weight})
+        return cast(WindowBatch, {**packed, "ids": ids, "weight": weight})
 
 
-def _pack(batch: Batch, id_type: np.dtype) -> dict[str, Any]:
+def _pack(batch: WindowBatch, id_type: np.dtype) -> dict[str, Any]:
     return {**batch, "ids": batch["ids"].numpy().astype(id_type), "weight": batch["weight"].numpy()}

@@ -20,7 +20,7 @@ from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
 
 
 class GenomeDataModule(LightningDataModule):
-    """Batches (see `Batch`) for training, without end, and for validation, always the same.
+    """Batches (see `WindowBatch`) for training, without end, and for validation, always the same.
 
     start_batch: number of the first training batch of this rank, to be set before `fit` when resuming; with gradient
     accumulation every one of the accumulated batches counts. A batch depends on (seed, number, rank) alone.
