@@ -1,7 +1,7 @@
 """What a model has to beat: each a function of (data, seed) that gives scores [n, …] for `data.test`.
 
 Scores are as `metrics.evaluate` takes them. Everything is fitted on train and chosen on the validation split; of the test
-split the sequences are read once, at the end, and the labels never. The GenomicBenchmarks CNN is in `cnn.py`.
+split the sequences are read once, at the end, and the labels never. The CNN of GenomicBenchmarks is a module of its own.
 """
 
 from __future__ import annotations

@@ -162,6 +162,7 @@ def split_by_blocks(
     blocks = cut(regions, block)
     rng = None if seed is None else np.random.default_rng(seed)
     if test_fraction is None:
+        _want_room(context, regions)
         every = round(1 / valid_fraction)
         groups = -(-len(blocks) // every)
         held = np.full(groups, every // 2) if rng is None else rng.integers(every, size=groups)
@@ -173,7 +174,7 @@ def split_by_blocks(
     others = [one for one in blocks if one not in taken]
     valid = list(_spread(others, valid_fraction / (1 - test_fraction), 0.0, rng))
     origin = f"{len(blocks)} block(s) of {block} bases"
-    return _finish(regions, valid, test, context=context, origin=origin, shorter=True)
+    return _finish(regions, valid, test, context=context, origin=origin)
 
 
 def _spread(
@@ -203,6 +204,7 @@ def split_by_contig(genome: Genome, *, valid: Sequence[str], test: Sequence[str]
     chosen = {
         split: [one for one in whole_contigs(genome) if parts.get(one.contig, "train") == split] for split in SPLITS
     }
+    _want_room(context, whole_contigs(genome))
     return _finish(**chosen, context=context, origin=f"{len(genome.contigs)} contig(s)")
 
 
@@ -225,6 +227,7 @@ def split_by_bed(
     if regions:
         return split_by_blocks(regions, valid_fraction=valid_fraction, block=block, context=context, seed=seed)
     chosen = {split: [row.interval for row in rows if row.split == split] for split in SPLITS}
+    _want_room(context, [row.interval for row in rows])
     return _finish(**chosen, context=context, origin=f"{len(rows)} BED row(s)")
 
 
@@ -235,24 +238,16 @@ def write_split(path: str | Path, split: Split) -> None:
             out.writelines(f"{one.contig}\t{one.start}\t{one.end}\t{name}\n" for one in intervals)
 
 
-def _finish(
-    train: list[Interval],
-    valid: list[Interval],
-    test: list[Interval],
-    *,
-    context: int,
-    origin: str,
-    shorter: bool = False,
-) -> Split:
-    """Merge each part, take the held-out ones and their surroundings out of train, and check that something is left.
+def _want_room(context: int, intervals: Sequence[Interval]) -> None:
+    longest = max(map(len, intervals), default=0)
+    if context > longest:
+        raise ValueError(f"context: got {context} bases, want at most {longest}, the longest contig or interval")
 
-    shorter: whether all intervals may be shorter than one context.
-    """
+
+def _finish(train: list[Interval], valid: list[Interval], test: list[Interval], *, context: int, origin: str) -> Split:
+    """Merge each part, take the held-out ones and their surroundings out of train, and check that something is left."""
     if context < 0:
         raise ValueError(f"context: got {context}, want at least 0 bases")
-    longest = max((len(one) for one in (*train, *valid, *test)), default=0)
-    if context > longest and not shorter:
-        raise ValueError(f"context: got {context} bases, want at most {longest}, the longest contig or interval")
     valid, test = merge(valid), merge(test)
     if sum(map(len, subtract(test, valid))) < sum(map(len, test)):
         raise ValueError("test: overlaps valid, want each base in one of them")

@@ -67,6 +67,8 @@ def read_annotation(
     path = Path(path)
     if isinstance(features, str) or (features is not None and not features):
         raise ValueError(f"features: got {features!r}, want a list of at least one type")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: not a regular file, want features as {_FORMATS}")  # it is read twice
     kind = _kind(path)
     if kind == "bed":
         return _from_bed(path, genome, features, class_by)
