@@ -15,6 +15,7 @@ def test_cells():
 
 def test_markdown():
     assert markdown(["a", "b"], [["1", "x|y"]]) == "| a | b |\n|---|---|\n| 1 | x/y |\n"
+    assert markdown("ab", ["1|"], spaced=True, bar=r"\|") == "| a | b |\n| --- | --- |\n| 1 | \\| |\n"
 
 
 def test_files(tmp_path):

@@ -17,11 +17,9 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks import benchmark as benchmarking
-from titans_dna.tasks.benchmark_table import SetResult, note
 from titans_dna.tasks.model import FineTuned, Question
-from titans_dna.tasks.published import load_published
 from titans_dna.tasks.saved import save_finetuned
-from titans_dna.tasks.suite import find_sets
+from titans_dna.tasks.suite import SetResult, find_sets, load_published, note
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 SHARED = Path(__file__).parents[2] / "../shared/data"

@@ -31,7 +31,7 @@ from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, TrainO
 from titans_dna.tasks.rounds import Rounds
 from titans_dna.tasks.saved import load_finetuned
 from titans_dna.tasks.score import score_sequences
-from titans_dna.tokens.kmer import KmerTokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 FAST = ["--baselines", "none", "--batch_size", "16", "--valid_every", "3", "--lr", "0.01"]

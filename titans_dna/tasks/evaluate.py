@@ -14,7 +14,7 @@ import torch
 
 from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.labels.data import LabelledData, Task
-from titans_dna.labels.known import read_known
+from titans_dna.labels.read import read_known
 from titans_dna.reading.source import TextSource
 from titans_dna.reading.state_file import load_state
 from titans_dna.run.files import check_writable
