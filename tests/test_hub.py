@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 
+import titans_dna
 from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
 from titans_dna.hub import is_hub_id
@@ -30,7 +31,7 @@ def test_a_cached_model_loads_offline_and_a_missing_one_has_its_line(tmp_path):
     (entry / "refs" / "main").write_text("abc")
     code = (
         "import titans_dna\n"
-        "print(titans_dna.load('lab/phage').embed('ACGTACGT').shape)\n"
+        "print(titans_dna.embed(titans_dna.load('lab/phage'), 'ACGTACGT').shape)\n"
         "from titans_dna.cli import main\n"
         "main(['embed', '--model', 'lab/other', '--fasta', 'x.fa', '--out', 'v.npy'])"
     )
@@ -123,7 +124,7 @@ def test_a_pushed_model_comes_back(tmp_path, hub, monkeypatch):
     assert sorted(file.name for file in (hub.root / "lab" / "phage").iterdir()) == FILES
     monkeypatch.chdir(tmp_path)
     again = checkpoint.load("lab/phage")
-    assert again.embed("ACGTTGCA").tolist() == model.embed("ACGTTGCA").tolist()
+    assert titans_dna.embed(again, "ACGTTGCA").tolist() == titans_dna.embed(model, "ACGTTGCA").tolist()
     card = (hub.root / "lab" / "phage" / "README.md").read_text()
     assert huggingface_hub.ModelCard(card).data.library_name == "titans-dna"
     assert 'titans_dna.load("lab/phage")' in card

@@ -97,7 +97,7 @@ def test_vectors_names_and_coordinates(files, capsys, suffix):
     assert "510/510" in err
     rows, vectors = read(out)
     assert rows == [(name, name, 0, len(text), ".") for name, text in TEXTS.items()]
-    np.testing.assert_allclose(vectors, model.embed([*TEXTS.values()]), **CLOSE)
+    np.testing.assert_allclose(vectors, titans_dna.embed(model, [*TEXTS.values()]), **CLOSE)
     added = {path.name for path in files.iterdir()} - before
     assert added == ({"v.npy", "v.tsv"} if suffix == ".npy" else {out.name})
 
@@ -105,13 +105,13 @@ def test_vectors_names_and_coordinates(files, capsys, suffix):
     assert call(capsys, "--fasta", "x.fa", "--out", out.name, *options)[0] == 0
     rows, vectors = read(out)
     assert rows == ROWS
-    np.testing.assert_allclose(vectors, model.embed(BED_TEXTS, "max", 0, reverse_complement=True), **CLOSE)
+    np.testing.assert_allclose(vectors, titans_dna.embed(model, BED_TEXTS, "max", 0, reverse_complement=True), **CLOSE)
 
     assert call(capsys, "--fasta", "x.fa", "--out", out.name, "--bed", "x.bed", "--pool", "none", "--overwrite")[0] == 0
     rows, vectors = read(out)
     assert rows[:3] == [("gene", "two", 39, 40, "-"), ("gene", "two", 38, 39, "-"), ("gene", "two", 37, 38, "-")]
     assert rows[30:32] == [("one:0-300", "one", 0, 1, "."), ("one:0-300", "one", 1, 2, ".")]
-    np.testing.assert_allclose(vectors, np.concatenate(model.embed(BED_TEXTS, "none")), **CLOSE)
+    np.testing.assert_allclose(vectors, np.concatenate(titans_dna.embed(model, BED_TEXTS, "none")), **CLOSE)
 
 
 def test_without_the_bed_the_files_are_read_in_order(files, capsys):
@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on(files, capsys, monkeypatch):
     assert seen == [30, 1]
     rows, vectors = read(files / "v.npy")
     assert rows == ROWS
-    np.testing.assert_allclose(vectors, titans_dna.load("model").embed(BED_TEXTS), **CLOSE)
+    np.testing.assert_allclose(vectors, titans_dna.embed(titans_dna.load("model"), BED_TEXTS), **CLOSE)
     assert not (files / "v.npy.partial").exists()
 
 
@@ -209,7 +209,7 @@ def test_a_killed_process_leaves_nothing_half_written(files, capsys, monkeypatch
     assert status == 0
     assert "2 of 4 parts were done before" in err
     assert read(files / "v.npy")[0] == ROWS
-    np.testing.assert_allclose(np.load("v.npy"), titans_dna.load("model").embed(BED_TEXTS), **CLOSE)
+    np.testing.assert_allclose(np.load("v.npy"), titans_dna.embed(titans_dna.load("model"), BED_TEXTS), **CLOSE)
 
 
 GOOD = "--fasta x.fa --out v.npy"

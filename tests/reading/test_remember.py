@@ -148,20 +148,25 @@ def test_embed_goes_on_from_a_state(files, capsys, layer):
     before = titans_dna.remember(model, letters(130, 5)).state
     titans_dna.save_state("before", before, model)
     texts = [letters(70), letters(41, 7)]
-    found = model.embed(texts, state=before, layer=layer, piece=16)
+    found = titans_dna.embed(model, texts, state=before, layer=layer, piece=16)
     for text, vector in zip(texts, found, strict=True):
         ids = torch.from_numpy(model.tokenizer.encode(letters(130, 5) + text)).long()[None]
         hidden, _ = model.features(ids, layer=layer)
         np.testing.assert_allclose(vector, hidden[0, 130:].mean(0).numpy(), rtol=1e-4, atol=1e-4)
-    assert np.abs(found - model.embed(texts, layer=layer)).max() > 1e-3
-    both = model.embed(texts, state=before, reverse_complement=True)
+    assert np.abs(found - titans_dna.embed(model, texts, layer=layer)).max() > 1e-3
+    both = titans_dna.embed(model, texts, state=before, reverse_complement=True)
     turned = [one.translate(str.maketrans("ACGTacgt", "TGCAtgca"))[::-1] for one in texts]
-    np.testing.assert_allclose(both, model.embed(turned, state=before, reverse_complement=True), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        both, titans_dna.embed(model, turned, state=before, reverse_complement=True), rtol=1e-4, atol=1e-5
+    )
     assert (
         call(capsys, *f"embed --model model --fasta two.fa --state before --layer {layer} --out v.npy".split())[0] == 0
     )
     np.testing.assert_allclose(
-        np.load("v.npy"), model.embed([letters(700), letters(450, 1)], state=before, layer=layer), rtol=1e-4, atol=1e-4
+        np.load("v.npy"),
+        titans_dna.embed(model, [letters(700), letters(450, 1)], state=before, layer=layer),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.nn.model import TitansDNA, take_rows, tensors_of
-from titans_dna.reading.state_file import load_state, save_state
+from titans_dna.nn.state import load_state, save_state
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
 

@@ -14,14 +14,14 @@ import torch
 
 import titans_dna
 from titans_dna import checkpoint
+from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks import predict as predicting
 from titans_dna.tasks.examples import padded
-from titans_dna.tasks.model import Batch, FineTuned, Question
 from titans_dna.tasks.predict import predict
-from titans_dna.tasks.saved import save_finetuned
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
@@ -46,11 +46,11 @@ def make(task="multiclass", classes=CLASSES, variant="mac", **question):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    save_finetuned(make(), folder / "m")
-    save_finetuned(make("multilabel"), folder / "many")
-    save_finetuned(make("regression", (), mean=2.0, deviation=3.0), folder / "number")
+    save(make(), folder / "m")
+    save(make("multilabel"), folder / "many")
+    save(make("regression", (), mean=2.0, deviation=3.0), folder / "number")
     bases = FineTuned(make().backbone, Question("multiclass", CLASSES, "base"), NucleotideTokenizer())
-    save_finetuned(bases, folder / "bases")
+    save(bases, folder / "bases")
     checkpoint.save(make().backbone, folder / "pretrained", NucleotideTokenizer())
     return folder
 
@@ -156,20 +156,20 @@ def test_batches_pieces_and_strands_change_nothing(variant):
 
 
 def test_from_python(files):
-    model = titans_dna.load_finetuned("m")
+    model = titans_dna.load("m")
     labels, scores = predict(model, [*TEXTS.values()])
     for what in ("x.fa", Path("x.fa")):
         assert predict(model, what)[0] == labels
     np.testing.assert_allclose(predict(model, TEXTS["two"])[1], scores[1:2], atol=1e-6)
     assert predict(model, [])[1].shape == (0, 3)
-    values, numbers = predict(titans_dna.load_finetuned("number"), [*TEXTS.values()])
+    values, numbers = predict(titans_dna.load("number"), [*TEXTS.values()])
     assert values == numbers.tolist()
     with pytest.raises(ValueError, match="got an empty sequence"):
         predict(model, ["ACGT", ""])
     with pytest.raises(ValueError, match="batch_size: got 0"):
         predict(model, "ACGT", batch_size=0)
     with pytest.raises(ValueError, match="each base"):
-        predict(titans_dna.load_finetuned("bases"), "ACGT")
+        predict(titans_dna.load("bases"), "ACGT")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -242,7 +242,7 @@ def test_needs_no_extra(files):
     code = (
         "import sys; sys.modules['sklearn'] = sys.modules['matplotlib'] = None\n"
         "import titans_dna; from titans_dna.tasks.predict import predict\n"
-        "print(predict(titans_dna.load_finetuned('m'), 'ACGTACGT')[0][0], 'lightning' in sys.modules)"
+        "print(predict(titans_dna.load('m'), 'ACGTACGT')[0][0], 'lightning' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert said[0] in CLASSES
@@ -253,10 +253,10 @@ def test_needs_no_extra(files):
 def test_predictions_after_what_a_state_remembers(files, capsys):
     """Each sequence, on either strand, is read after the state: the pool over its own bases, the memory of all."""
     model, before = make(both_strands=True), "".join(np.random.default_rng(9).choice(list("ACGT"), 130))
-    read_before = titans_dna.remember(titans_dna.load_finetuned("m").backbone, before)
-    titans_dna.save_state("before", read_before.state, titans_dna.load_finetuned("m").backbone)
+    read_before = titans_dna.remember(titans_dna.load("m").backbone, before)
+    titans_dna.save_state("before", read_before.state, titans_dna.load("m").backbone)
     assert call(capsys, *["--model", "m", "--fasta", "x.fa", "--state", "before", "--out", "p.csv"])[0] == 0
-    plain = predict(titans_dna.load_finetuned("m"), list(TEXTS.values()))[1]
+    plain = predict(titans_dna.load("m"), list(TEXTS.values()))[1]
     for row, text, without in zip(read(files / "p.csv"), TEXTS.values(), plain, strict=True):
         scores = []
         for strand in (text.encode(), reverse_complement(text.encode())):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from titans_dna.labels.data import TASKS, Task
+from titans_dna.config import TASKS, Task
 from titans_dna.labels.files import RawRow
 
 MANY = 20

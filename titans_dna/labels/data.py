@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-Task = Literal["binary", "multiclass", "multilabel", "regression"]
-TASKS: tuple[Task, ...] = get_args(Task)
+from titans_dna.config import Task
 
 
 @dataclass(frozen=True, eq=False)

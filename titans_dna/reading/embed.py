@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from titans_dna.nn.model import TitansDNA, take_rows
+from titans_dna.nn.model import TitansDNA, take_rows, tokenizer_of
 from titans_dna.reading.pools import POOLS, Piece
 from titans_dna.reading.source import Source, Tokens, as_source, strands
 from titans_dna.tokens.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ def embed(
     """
     check_arguments(model, pool, layer, batch_size, piece, workers)
     source = as_source(sequences)
-    batches = plan_batches(source.lengths, batch_size, piece * token_bases(model.tokenizer))  # pyright: ignore[reportArgumentType]
+    batches = plan_batches(source.lengths, batch_size, piece * token_bases(tokenizer_of(model)))
     vectors: list[Any] = [None] * len(source.lengths)
     found = embed_batches(
         model,
@@ -101,7 +101,7 @@ def embed_batches(
     state: tuple[Any, ...] | None = None,
 ) -> Iterator[list[np.ndarray]]:
     """The vectors of each batch of sequence numbers, one by one; `progress` is told of bases as they are done."""
-    tokenizer: Tokenizer = model.tokenizer  # pyright: ignore[reportAssignmentType]
+    tokenizer = tokenizer_of(model)
     both = 2 if reverse_complement else 1
     dtype = np.float64 if model.norm.weight.dtype == torch.float64 else np.float32
     for rows in load_rows(source, batches, tokenizer, reverse_complement, workers):
@@ -233,8 +233,7 @@ def _ignore_interrupts(worker: int) -> None:
 
 def check_arguments(model: TitansDNA, pool: str, layer: int, batch_size: int, piece: int, workers: int) -> None:
     """ValueError for a model without a tokeniser, and for values out of range."""
-    if getattr(model, "tokenizer", None) is None:
-        raise ValueError("model: has no tokenizer, want one from titans_dna.load, or set model.tokenizer")
+    tokenizer_of(model)
     if pool not in POOLS:
         raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLS)}")
     if not -1 <= layer < len(model.blocks):

@@ -15,17 +15,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from titans_dna.checkpoint import load
-from titans_dna.fingerprint import weights_fingerprint
+from titans_dna.checkpoint import open_model
 from titans_dna.genome.genome import open_genomes
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
+from titans_dna.nn.state import load_state
 from titans_dna.reading.embed import check_arguments, embed_batches, plan_batches, token_bases
 from titans_dna.reading.embed_options import EmbedOptions, FileOptions, VectorOptions
 from titans_dna.reading.parts import PLAN, Parts, claim, parts_folder
 from titans_dna.reading.source import GenomeSource, genome_source
-from titans_dna.reading.state_file import load_state
 from titans_dna.reading.table import check_format, files_of, write_table
-from titans_dna.run.device import choose_device
 
 PART_BASES = 1 << 19
 """Bases of a part, which is what an interruption costs at most: half a minute on one core for the preset `small`."""
@@ -51,7 +49,7 @@ def embed_files(options: EmbedOptions) -> Result:
     """
     out, per_base = Path(options.files.out), options.vectors.pool == "none"
     _check_output(options.files)
-    model = load(options.files.model).to(choose_device(options.speed.accelerator))
+    model = open_model(options.files.model, TitansDNA, options.speed.accelerator)
     speed, vectors = options.speed, options.vectors
     check_arguments(model, vectors.pool, vectors.layer, speed.batch_size, speed.piece, speed.workers)
     state = None if options.files.state is None else load_state(options.files.state, model).state
@@ -75,8 +73,7 @@ def fingerprint(
     """Digest of all that the parts depend on: weights, tokeniser, sequences, intervals, options, what is in which, and the
     state file that they go on from."""
     digest = hashlib.blake2b(weights_fingerprint(model).encode(), digest_size=16)
-    tokenizer: Any = model.tokenizer
-    known = (model.config.to_dict(), tokenizer.to_dict(), vars(vectors), source.genome.fingerprint(), plan)
+    known = (model.config.to_dict(), tokenizer_of(model).to_dict(), vars(vectors), source.genome.fingerprint(), plan)
     digest.update(json.dumps(known, sort_keys=True).encode())
     if state is not None:
         digest.update(Path(state).read_bytes())
@@ -122,7 +119,7 @@ def _compute(
         print("embed: model, input or options have changed since the last run; starting again", file=sys.stderr)
     elif len(missing) < len(plan):
         print(f"embed: {len(plan) - len(missing)} of {len(plan)} parts were done before", file=sys.stderr)
-    piece = speed.piece * token_bases(model.tokenizer)  # pyright: ignore[reportArgumentType]
+    piece = speed.piece * token_bases(tokenizer_of(model))
     batches = []
     for i in missing:
         numbers = np.array(plan[i])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans_dna.nn.model import TitansDNA, tensors_of
+from titans_dna.nn.model import TitansDNA, tensors_of, tokenizer_of
 from titans_dna.reading.embed import evaluating
 from titans_dna.reading.source import Source, as_source
 
@@ -23,7 +23,7 @@ class Read(NamedTuple):
     """What a model has read."""
 
     state: tuple[Any, ...]
-    """After it; for `model(ids, state)`, `model.embed(…, state=…)`, or to go on reading."""
+    """After it; for `model(ids, state)`, `titans_dna.embed(model, …, state=…)`, or to go on reading."""
     bases: int
     """Letters read, those that are no A, C, G or T included."""
     bits_per_base: float
@@ -34,7 +34,7 @@ class Read(NamedTuple):
 def remember(model: TitansDNA, sequences: Any, state: tuple[Any, ...] | None = None, *, piece: int = PIECE) -> Read:
     """Read sequences one after the other, as one, into a model's memory; memory use does not grow with their length.
 
-    model: with a tokeniser, as `titans_dna.load` gives it. sequences: as `model.embed` takes them: a sequence, an iterable
+    model: with a tokeniser, as `titans_dna.load` gives it. sequences: as `titans_dna.embed` takes them: a sequence, an iterable
         of such, or the path of a sequence file, whose records are read in order.
     state: what an earlier call returned or `load_state` gave; None starts afresh. It is not changed.
     piece: tokens per call of the model; it changes speed and memory, and no number beyond rounding.
@@ -60,7 +60,7 @@ def pieces_of(model: TitansDNA, source: Source, number: int, piece: int, first: 
 
     A tokeniser with one token a base is given the letters piece by piece, any other one the whole sequence.
     """
-    tokenizer: Any = model.tokenizer
+    tokenizer = tokenizer_of(model)
     if tokenizer.name == "nucleotide":
         for start in range(first, int(source.lengths[number]), piece):
             yield tokenizer.encode(source.part(number, start, min(start + piece, int(source.lengths[number]))))
@@ -75,11 +75,8 @@ class Reader:
 
     def __init__(self, model: TitansDNA, state: tuple[Any, ...] | None = None, scored: bool = True) -> None:
         """scored: whether bases are predicted; a model without a trained head cannot."""
-        if getattr(model, "tokenizer", None) is None:
-            raise ValueError("model: has no tokenizer, want one from titans_dna.load, or set model.tokenizer")
+        self._lengths = torch.from_numpy(tokenizer_of(model).lengths)
         self.model, self.state, self.scored = model, state, scored
-        tokenizer: Any = model.tokenizer
-        self._lengths = torch.from_numpy(tokenizer.lengths)
         self._last: Tensor | None = None
         self.nats, self.counted = 0.0, 0
 

@@ -12,18 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from titans_dna.checkpoint import load
+from titans_dna.checkpoint import FINETUNED, load
 from titans_dna.genome.genome import open_genomes
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.finetuned import FineTuned
+from titans_dna.nn.model import TitansDNA, tokenizer_of
+from titans_dna.nn.state import Remembered, load_state, model_fingerprint, save_state
 from titans_dna.reading.remember import Reader, is_finite, pieces_of
 from titans_dna.reading.remember_options import ReadOptions, RememberOptions
 from titans_dna.reading.source import GenomeSource, genome_source
-from titans_dna.reading.state_file import Remembered, load_state, model_fingerprint, save_state
 from titans_dna.reading.track import Track
 from titans_dna.run.device import choose_device
 from titans_dna.run.files import check_writable
-from titans_dna.tasks.saved import CONFIG as FINETUNED
-from titans_dna.tasks.saved import load_finetuned
 from titans_dna.tasks.scoring import Progress, shown
 
 
@@ -76,9 +75,8 @@ def remember_files(options: RememberOptions) -> Result:
 
 def open_reader(source: str) -> tuple[TitansDNA, bool]:
     """The model of a directory or hub id, fine-tuned or not, and whether its head predicts bases."""
-    if (Path(source) / FINETUNED).is_file():
-        return load_finetuned(source).backbone, False
-    return load(source), True
+    model = load(source, FineTuned) if (Path(source) / FINETUNED.config).is_file() else load(source)
+    return (model.backbone, False) if isinstance(model, FineTuned) else (model, True)
 
 
 class _Job:
@@ -196,7 +194,7 @@ def _check_outputs(read: ReadOptions) -> None:
 def _check_track(read: ReadOptions, model: TitansDNA, scored: bool) -> None:
     if not scored:
         raise ValueError(f"--track: {read.model} is fine-tuned and predicts no bases, want a pretrained model")
-    if model.tokenizer.name != "nucleotide":  # pyright: ignore[reportAttributeAccessIssue]
+    if tokenizer_of(model).name != "nucleotide":
         raise ValueError("--track: got a model of k-mers or BPE, want one with a token for each base")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from titans_dna.nn.finetuned import Question
 from titans_dna.reading import table
 from titans_dna.reading.source import Record
-from titans_dna.tasks.model import Question
 
 BLOCK = 1 << 14
 """Rows that are written at a time."""

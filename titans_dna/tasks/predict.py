@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from titans_dna.checkpoint import open_model
 from titans_dna.genome.genome import open_genomes
+from titans_dna.nn.finetuned import FineTuned
+from titans_dna.nn.state import load_state
 from titans_dna.reading.source import as_source, genome_source
-from titans_dna.reading.state_file import load_state
 from titans_dna.run.files import check_writable, replacing
 from titans_dna.tasks.answers import answers, check_format, sequence_blocks, sequence_kinds, write_blocks
-from titans_dna.tasks.model import FineTuned
-from titans_dna.tasks.opened import open_finetuned
 from titans_dna.tasks.predict_bases import predict_intervals
 from titans_dna.tasks.score import score_all
 from titans_dna.tasks.scoring import shown
@@ -39,8 +39,8 @@ def predict(
 ) -> tuple[list[str] | list[float], np.ndarray]:
     """Predictions for sequences of any length, and the scores behind them, in their order.
 
-    model: as `titans_dna.load_finetuned` gives it; it computes where its weights are.
-    sequences: as `model.embed` takes them: a sequence, an iterable of such, or the path of a sequence file.
+    model: as `titans_dna.load` gives it; it computes where its weights are.
+    sequences: as `titans_dna.embed` takes them: a sequence, an iterable of such, or the path of a sequence file.
     state: what `model.backbone` remembers already, as `titans_dna.remember` returns it; each sequence is read after that.
     batch_size, batch_bases, workers: sequences and bases side by side, and processes that read; they change speed and
         memory, and no score.
@@ -69,7 +69,7 @@ def predict_files(options: PredictOptions) -> Predicted:
     """
     files, scoring, out = options.files, options.scoring, Path(options.files.out)
     _check_output(files)
-    model = open_finetuned(files.model, scoring.accelerator)
+    model = open_model(files.model, FineTuned, scoring.accelerator)
     if scoring.threads:
         torch.set_num_threads(scoring.threads)
     if files.state is not None and model.question.unit == "base":

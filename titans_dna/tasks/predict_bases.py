@@ -6,10 +6,10 @@ from pathlib import Path
 
 from titans_dna.genome.genome import open_genomes
 from titans_dna.genome.intervals import Interval, merge, read_bed, whole_contigs
+from titans_dna.nn.finetuned import FineTuned
 from titans_dna.run.files import replacing
 from titans_dna.tasks.base_score import score_bases
 from titans_dna.tasks.intervals_out import IntervalWriter
-from titans_dna.tasks.model import FineTuned
 from titans_dna.tasks.scoring import shown
 from titans_dna.tasks.use_options import PredictOptions
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from titans_dna.nn.finetuned import FineTuned
 from titans_dna.nn.heads import PooledHead, State
 from titans_dna.nn.model import take_rows
 from titans_dna.reading.embed import evaluating, load_rows, plan_batches, read_rows, token_bases
 from titans_dna.reading.pools import Piece
 from titans_dna.reading.source import Source, TextSource
-from titans_dna.tasks.model import FineTuned
 
 
 def score_sequences(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans_dna.labels.data import TASKS, Task
+from titans_dna.config import TASKS, Task
 from titans_dna.nn.heads import POOLS, PooledHead, TokenHead
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tokens.tokenizer import Tokenizer
@@ -54,8 +54,11 @@ class Question:
         if few or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes: got {self.classes!r}, want names, at least two and no two alike")
         for name in ("bins", "stretch", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 1")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, want a whole number of at least 1")
+        if not isinstance(self.both_strands, bool):
+            raise ValueError(f"both_strands: got {self.both_strands!r}, want true or false")
         if not self.deviation > 0:
             raise ValueError(f"deviation: got {self.deviation}, want above 0")
 
