@@ -72,7 +72,7 @@ CASES = {
     ),
     "bench context": Case(
         "bench context --model lmm --fasta genome.fa --out context --places 3 --target 128 --contexts 64 512 2048 "
-        "--window 64 --k 8 --piece 64",
+        "--window 64 --piece 64",
         ("context/context.csv",),
         "of 9 rows were done before",
     ),

@@ -83,8 +83,7 @@ MADE: tuple[tuple[str, str, int], ...] = (
 UNUSED = (
     *(f"{name}/checkpoint.pt" for name in ("lmm", "kmer", "tied", "bpe")),
     *(f"{name}/seed-0/*" for name in ("regression", "multilabel", "lora", "bases")),
-    "sequences/seed-0/checkpoint.pt",
-    "suite/first/seed-0/checkpoint.pt",
+    *(f"{name}/seed-0/checkpoint.pt" for name in ("binary", "sequences", "suite/first")),
 )
 BPE = """
 from pathlib import Path
@@ -216,7 +215,7 @@ def _write_inputs(folder: Path, phage: str) -> None:
 
 
 def _strip(folder: Path, old: Path) -> None:
-    """Without pictures, events, checkpoints that nobody asks for, and names of directories of this machine."""
+    """Take away pictures, events, checkpoints that nobody asks for, and the names of directories of this machine."""
     for pattern in UNUSED:
         for path in folder.glob(pattern):
             path.unlink()
