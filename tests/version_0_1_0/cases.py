@@ -135,14 +135,18 @@ def call(line: str) -> tuple[Any, str]:
 
 
 def cells(path: Path) -> list[list[Any]]:
-    """Rows of a table or of an array, numbers as such; no columns of seconds."""
+    """Rows of a table or of an array, numbers as such; no columns of seconds, nor of intervals."""
     if path.suffix == ".npy":
         import numpy as np
 
         return [[float(str(value)) for value in row] for row in np.load(path)]
     with open(path, newline="") as file:
         rows = list(csv.reader(file, delimiter="," if path.suffix == ".csv" else "\t"))
-    kept = [i for i, name in enumerate(rows[0]) if "second" not in name] if path.suffix == ".csv" else None
+    kept = (
+        [i for i, name in enumerate(rows[0]) if not re.search("second|low|high", name)]
+        if path.suffix == ".csv"
+        else None
+    )
     return [[_cell(row[i]) for i in kept or range(len(row))] for row in rows]
 
 
