@@ -50,8 +50,8 @@ MADE: tuple[tuple[str, str, int], ...] = (
     (f"{PRETRAIN} --variant mal --steps 24 --lane 320 --fasta genome.fa --out mal", "mal/metrics.csv", 9),
     (f"{PRETRAIN} --variant lmm --steps 24 --piece 16 --fasta genome.fa --out pieces", "pieces/metrics.csv", 9),
     (
-        f"{PRETRAIN} --variant mac --steps 14 --lane 320 --accumulate 3 --model.layers 2 --model.restart 16 "
-        "--max_time 0.004 --fasta genome.fa --out accumulate",
+        f"{PRETRAIN} --variant mac --steps 6 --lane 320 --accumulate 3 --model.layers 2 --model.restart 16 "
+        "--max_time 0.001 --fasta genome.fa --out accumulate",
         "",
         0,
     ),
