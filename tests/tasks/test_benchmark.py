@@ -19,9 +19,7 @@ from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks import benchmark as benchmarking
-from titans_dna.tasks.benchmark_table import SetResult, note
-from titans_dna.tasks.published import load_published
-from titans_dna.tasks.suite import find_sets
+from titans_dna.tasks.suite import SetResult, find_sets, load_published, note
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 SHARED = Path(__file__).parents[2] / "../shared/data"

@@ -9,13 +9,14 @@ import torch
 
 from titans_dna.checkpoint import FINETUNED, load, push, save
 from titans_dna.config import TitansConfig
-from titans_dna.labels.data import LabelledData, Rows, reverse_complement
+from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.examples import SequenceExamples, mutated, shuffled_batches
 from titans_dna.tasks.score import score_sequences
-from titans_dna.tokens.kmer import KmerTokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 
 
 def rows(n, seed=0, low=4, high=90):

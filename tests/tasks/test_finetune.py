@@ -30,7 +30,7 @@ from titans_dna.tasks.fit import build
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
 from titans_dna.tasks.rounds import Rounds
 from titans_dna.tasks.score import score_sequences
-from titans_dna.tokens.kmer import KmerTokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 FAST = ["--baselines", "none", "--batch_size", "16", "--valid_every", "3", "--lr", "0.01"]

@@ -17,12 +17,12 @@ from titans_dna import checkpoint
 from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.labels.data import reverse_complement
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks import predict as predicting
 from titans_dna.tasks.examples import padded
 from titans_dna.tasks.predict import predict
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 CLASSES = ("enhancer", "none", "promoter")

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from Bio.Seq import Seq, UndefinedSequenceError, reverse_complement
+from Bio.Seq import Seq, UndefinedSequenceError
 from Bio.SeqRecord import SeqRecord
 
 from titans_dna.genome.genome import Genome, open_genome
-from titans_dna.genome.intervals import read_bed
+from titans_dna.genome.intervals import Interval, read_bed
 from titans_dna.genome.records import LETTERS
-from titans_dna.genome.regions import Interval
+from titans_dna.tokens.strands import reverse_complement as other_strand
 from titans_dna.tokens.tokenizer import Tokenizer
 
 _ALLOWED = LETTERS + LETTERS.lower()
@@ -114,11 +114,6 @@ class Tokens(NamedTuple):
 def strands(letters: bytes, tokenizer: Tokenizer, both: bool) -> list[Tokens]:
     """The tokens of a sequence, and with `both` those of its other strand too."""
     return [_tokens(one, tokenizer) for one in ((letters, other_strand(letters)) if both else (letters,))]
-
-
-def other_strand(letters: bytes) -> bytes:
-    """The reverse complement; U counts as T."""
-    return bytes(reverse_complement(Seq(letters)))
 
 
 def _tokens(letters: bytes, tokenizer: Tokenizer) -> Tokens:

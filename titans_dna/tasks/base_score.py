@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titans_dna.labels.data import reverse_complement
 from titans_dna.nn.finetuned import FineTuned, turned
 from titans_dna.nn.heads import TokenHead
 from titans_dna.reading.embed import evaluating
 from titans_dna.tasks.within import within
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 
 PIECE = 4096
 """Bases of each row in a call of the model."""

@@ -15,12 +15,10 @@ from titans_dna.run.device import choose_device
 from titans_dna.run.files import replacing
 from titans_dna.run.run_file import read_options
 from titans_dna.tasks.adapters import check_tune
-from titans_dna.tasks.benchmark_table import SetResult, write_benchmark
 from titans_dna.tasks.directory import RUN
-from titans_dna.tasks.published import load_published
 from titans_dna.tasks.results import JSON, OURS
 from titans_dna.tasks.run import check_started, finetune
-from titans_dna.tasks.suite import find_sets
+from titans_dna.tasks.suite import SetResult, find_sets, load_published, write_benchmark
 from titans_dna.tasks.use_options import BenchmarkOptions
 
 BENCHMARK = "benchmark.yaml"

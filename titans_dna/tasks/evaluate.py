@@ -14,7 +14,7 @@ import torch
 
 from titans_dna.checkpoint import UNSAVED, open_model
 from titans_dna.labels.data import LabelledData, Task
-from titans_dna.labels.known import read_known
+from titans_dna.labels.read import read_known
 from titans_dna.nn.finetuned import FineTuned
 from titans_dna.nn.model import weights_fingerprint
 from titans_dna.nn.state import load_state

@@ -7,7 +7,7 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from titans_dna.genome.regions import Interval
+from titans_dna.genome.intervals import Interval
 from titans_dna.tokens.vocabulary import DIGITS
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from titans_dna.genome.genome import open_genomes
-from titans_dna.genome.intervals import read_bed
-from titans_dna.genome.regions import Interval, merge, whole_contigs
+from titans_dna.genome.intervals import Interval, merge, read_bed, whole_contigs
 from titans_dna.nn.finetuned import FineTuned
 from titans_dna.run.files import replacing
 from titans_dna.tasks.base_score import score_bases

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from titans_dna.tokens.bpe import BPETokenizer
-from titans_dna.tokens.kmer import KmerTokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.vocabulary import FORMAT, VERSION
 

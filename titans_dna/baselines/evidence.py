@@ -1,4 +1,4 @@
-"""K-mers around a base as evidence for its class: by frame, on both strands, over several widths."""
+"""What speaks for the class of a base: k-mers around it, by frame, on both strands; and open reading frames over it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from titans_dna.genome.regions import Interval, merge
+from titans_dna.genome.intervals import Interval, merge
 from titans_dna.genome.stretches import Window
 from titans_dna.labels.annotation import Feature
-from titans_dna.labels.data import reverse_complement
 from titans_dna.labels.windows import LabelledGenome
-from titans_dna.tokens.vocabulary import DIGITS
+from titans_dna.tokens.kmers import kmer_codes
+from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.vocabulary import base_digits
 
 FRAMES = 3
 SMOOTHING = 0.5
 """Added to each count."""
+STARTS = (b"ATG", b"GTG", b"TTG")
+"""Codons that begin a coding sequence in bacteria (most of table 11's)."""
+STOPS = (b"TAA", b"TAG", b"TGA")
 
 
 class KmerEvidence:
@@ -49,7 +53,7 @@ class KmerEvidence:
 
     def _strand(self, bases: bytes) -> np.ndarray:
         """[classes, radii, sides, n]: log of the summed odds of the three frames."""
-        n, codes = len(bases), kmer_codes(bases, self._k)
+        n, codes = len(bases), _codes(bases, self._k)
         places, base = np.arange(len(codes)), np.arange(n)
         found = np.empty((len(self._odds), len(self._radii), 3, n))
         for i, odds in enumerate(self._odds):
@@ -66,14 +70,40 @@ class KmerEvidence:
         return found
 
 
-def kmer_codes(bases: bytes, k: int) -> np.ndarray:
-    """Number of the k-mer that begins at each base, int64 [max(0, n - k + 1)]; 4^k where it holds an unknown letter."""
-    digits = np.frombuffer(bases.translate(DIGITS), np.uint8).astype(np.int64)
-    m = max(0, len(digits) - k + 1)
-    code, bad = np.zeros(m, np.int64), np.zeros(m, bool)
-    for i in range(k):
-        code, bad = code * 4 + digits[i : i + m], bad | (digits[i : i + m] == 4)
-    return np.where(bad, 4**k, code)
+def orf_lengths(bases: bytes) -> np.ndarray:
+    """Bases of the longest open reading frame that covers each base as the sequence reads: int64 [n], 0 for none.
+
+    One reaches from the first start codon after a stop codon to the next stop codon, which it includes; or from the
+    sequence's beginning, or to its end, since what lies beyond is not known. A codon with an unknown letter is neither
+    start nor stop.
+    """
+    codes = _codes(bases, 3)
+    longest = np.zeros(len(bases), np.int64)
+    for frame in range(3):
+        codons = codes[frame::3]
+        lengths = np.repeat(_frame(codons), 3)
+        covered = longest[frame : frame + len(lengths)]
+        np.maximum(covered, lengths, out=covered)
+    return longest
+
+
+def _frame(codons: np.ndarray) -> np.ndarray:
+    """Bases of the frame that each codon is in, [codons]."""
+    if not len(codons):
+        return codons
+    is_start, is_stop = (np.isin(codons, [_codes(one, 3)[0] for one in some]) for some in (STARTS, STOPS))
+    segment = np.cumsum(is_stop) - is_stop  # a stop codon ends its segment
+    first = np.flatnonzero(np.diff(segment, prepend=-1))
+    places = np.arange(len(codons))
+    begins = np.minimum.reduceat(np.where(is_start & ~is_stop, places, len(codons)), first)
+    begins[0] = 0
+    ends = np.append(first[1:], len(codons))
+    # Without a start codon a segment begins after its end, and no codon of it is in a frame.
+    return np.where(places >= begins[segment], 3 * (ends - begins)[segment], 0)
+
+
+def _codes(bases: bytes, k: int) -> np.ndarray:
+    return kmer_codes(base_digits(bases), k)
 
 
 def _chain(counts: np.ndarray) -> np.ndarray:
@@ -89,7 +119,7 @@ def _count_none(data: LabelledGenome, k: int) -> np.ndarray:
         bases, labels, _ = data.example(window)
         none = labels == 0
         for letters, free in ((bases, none), (reverse_complement(bases), none[::-1])):
-            codes = kmer_codes(letters, k)
+            codes = _codes(letters, k)
             ends = len(letters) - len(codes)
             total += np.bincount(codes[free[: len(codes)] & free[ends:]], minlength=len(total))
     return total[:-1]
@@ -101,7 +131,7 @@ def _count_feature(counts: np.ndarray, data: LabelledGenome, feature: Feature, p
     k = (kmers.bit_length() - 1) // 2
     window = Window(part.contig, part.start, part.end, feature.strand == "-")
     offset = feature.interval.end - part.end if window.reverse else part.start - feature.interval.start
-    codes = kmer_codes(data.example(window).bases, k)
+    codes = _codes(data.example(window).bases, k)
     frames = (np.arange(len(codes)) + offset) % FRAMES
     known = codes < kmers
     counts += np.bincount((frames * kmers + codes)[known], minlength=counts.size).reshape(counts.shape)

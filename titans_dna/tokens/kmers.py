@@ -1,4 +1,4 @@
-"""Tokens of k bases, side by side or one per base."""
+"""K-mers: the numbers that stand for them, and tokens of k bases, side by side or one per base."""
 
 from __future__ import annotations
 
@@ -9,8 +9,34 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from titans_dna.tokens import vocabulary as voc
+from titans_dna.tokens.strands import reverse_complement, reverse_complement_ids
 
 MAX_K = 8
+
+
+def kmer_codes(digits: np.ndarray, k: int, *, stride: int = 1, dtype: Any = np.int64) -> np.ndarray:
+    """Number of the k-mer that begins at each base, or at every `stride`-th, in the order of the alphabet (AA..A is 0).
+
+    digits: of `vocabulary.base_digits`, uint8 [n]. Returns dtype [max(0, (n - k) // stride + 1)]; 4^k, which the dtype must
+    hold, where the k-mer has a letter other than A, C, G, T. With int64 k may be up to 31.
+    """
+    count = max(0, (len(digits) - k) // stride + 1)
+    codes, seen = np.zeros(count, dtype), np.zeros(count, np.uint8)
+    for j in range(k if count else 0):
+        column = digits[j : j + (count - 1) * stride + 1 : stride]
+        codes *= 4
+        codes += column
+        seen |= column
+    codes[seen > 3] = 4**k
+    return codes
+
+
+def complementary_kmers(k: int) -> np.ndarray:
+    """Number of each k-mer's reverse complement, int64 [4^k]."""
+    left, other = np.arange(4**k), np.zeros(4**k, dtype=np.int64)
+    for _ in range(k):
+        other, left = other * 4 + (3 - left % 4), left // 4
+    return other
 
 
 class KmerTokenizer:
@@ -46,20 +72,10 @@ class KmerTokenizer:
     def encode(self, sequence: bytes | str) -> np.ndarray:
         """Ids of the tokens, int32 [tokens]."""
         data = voc.as_bytes(sequence)
-        digits = np.frombuffer(data.translate(voc.DIGITS), dtype=np.uint8)
         stride = 1 if self.overlapping else self.k
-        count = max(0, (len(digits) - self.k) // stride + 1)
-        code = np.zeros(count, dtype=np.uint16)  # holds 4^8 - 1, and wraps where a digit is no base
-        seen = np.zeros(count, dtype=np.uint8)
-        for j in range(self.k if count else 0):
-            column = digits[j : j + (count - 1) * stride + 1 : stride]
-            code *= 4
-            code += column
-            seen |= column
-        ids = code.astype(np.int32)
+        ids = kmer_codes(voc.base_digits(data), self.k, stride=stride, dtype=np.int32)
         ids += voc.SINGLES
-        ids[seen >= 4] = self.unknown_id
-        done = count * self.k if not (self.overlapping and count) else len(data)
+        done = len(data) if self.overlapping and len(ids) else len(ids) * self.k
         tail = np.frombuffer(data[done:].translate(voc.LETTER_IDS), dtype=np.uint8)
         return np.concatenate([ids, tail.astype(np.int32)]) if len(tail) else ids
 
@@ -94,8 +110,8 @@ class KmerTokenizer:
         array = voc.as_ids(ids, self.vocab_size, axes=None if self.overlapping else 1)
         if not self.overlapping and np.any((array >= voc.UNK) & (array < voc.SINGLES)):
             voc.refuse_specials(array)
-            return self.encode(voc.reverse_complement_text(self.decode(array)))
-        return self._complements[array[..., ::-1]]
+            return self.encode(reverse_complement(self.decode(array).encode()))
+        return reverse_complement_ids(array, self._complements)
 
     def spans(self, sequence: bytes | str) -> np.ndarray:
         """Base coordinates of each token of `encode(sequence)`, int64 [n, 2], 0-based half-open."""
@@ -139,5 +155,5 @@ def _complements(k: int) -> np.ndarray:
     """Id of every id on the other strand, int32 [vocabulary]."""
     table = np.arange(voc.SINGLES + 4**k + 1, dtype=np.int32)
     table[: voc.SINGLES] = voc.COMPLEMENT_IDS
-    table[voc.SINGLES : -1] = voc.SINGLES + (3 - _digits(k)) @ 4 ** np.arange(k)
+    table[voc.SINGLES : -1] = voc.SINGLES + complementary_kmers(k)
     return table

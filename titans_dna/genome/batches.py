@@ -1,21 +1,26 @@
-"""From plans to batches: fetch the letters of each window, turn them into ids, pad, weigh."""
+"""From plans to batches: fetch the letters of each window, turn them into ids, pad, weigh; with or without worker processes.
+
+Imports no Lightning: a spawned worker starts sooner.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypedDict
+from functools import partial
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.sampler import Plan
 from titans_dna.genome.stretches import Window
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
 
 
-class Batch(TypedDict):
+class WindowBatch(TypedDict):
     """Rows r of one batch; ids[:, :-1] are inputs, ids[:, 1:] their targets.
 
     ids: int64 [b, t + 1], right-padded with PAD. weight: float32 [b, t + 1], the loss weight of each token as a
@@ -30,7 +35,7 @@ class Batch(TypedDict):
     batch: int
 
 
-class GenomeDataset(Dataset[Batch]):
+class GenomeDataset(Dataset[WindowBatch]):
     """A map-style dataset over whole batches: `dataset[plan]` is the batch that a sampler's plan describes.
 
     For a DataLoader with `sampler=` one of the samplers (or a list of plans) and `batch_size=None`.
@@ -59,7 +64,7 @@ class GenomeDataset(Dataset[Batch]):
         self.cache_bases = cache_bases
         self._cache = self._read_all()
 
-    def __getitem__(self, plan: Plan) -> Batch:
+    def __getitem__(self, plan: Plan) -> WindowBatch:
         rows = [self._row(self._letters(window)) for window in plan.windows]
         one_each = isinstance(self.tokenizer, NucleotideTokenizer)
         width = plan.context + 1 if one_each else max(len(tokens) for tokens, _ in rows)
@@ -127,9 +132,42 @@ def read_window(genome: Genome, window: Window) -> bytes:
     return reverse_complement(letters) if window.reverse else letters
 
 
-def reverse_complement(letters: bytes) -> bytes:
-    """The other strand, IUPAC letters and case kept; U reads as T."""
-    return letters.translate(_COMPLEMENT)[::-1]
+class BatchLoader:
+    """Iterable over batches around a DataLoader.
+
+    Not a DataLoader itself on purpose: in those Lightning replaces the sampler when there are several ranks, and
+    warns of few workers. `len()` is that of the sampler, TypeError where it is endless.
+
+    Workers send small arrays through their pipe: 12 bytes a base in shared memory cost them most of their time.
+    """
+
+    def __init__(
+        self, dataset: GenomeDataset, plans: Iterable[Plan], *, workers: int, start_method: str | None, pin_memory: bool
+    ) -> None:
+        self.pin_memory = pin_memory
+        self.loader = DataLoader(
+            dataset,
+            sampler=plans,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            multiprocessing_context=start_method if workers else None,
+            collate_fn=cast(Any, partial(_pack, id_type=np.min_scalar_type(dataset.tokenizer.vocab_size))),
+        )
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        return map(self._unpack, self.loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def _unpack(self, packed: dict[str, Any]) -> WindowBatch:
+        ids = torch.from_numpy(packed["ids"].astype(np.int64))
+        weight = torch.from_numpy(packed["weight"])
+        if self.pin_memory:
+            ids, weight = ids.pin_memory(), weight.pin_memory()
+        return cast(WindowBatch, {**packed, "ids": ids, "weight": weight})
 
 
-_COMPLEMENT = bytes.maketrans(b"ACGTURYKMBVDHacgturykmbvdh", b"TGCAAYRMKVBHDtgcaayrmkvbhd")
+def _pack(batch: WindowBatch, id_type: np.dtype) -> dict[str, Any]:
+    return {**batch, "ids": batch["ids"].numpy().astype(id_type), "weight": batch["weight"].numpy()}
