@@ -14,9 +14,9 @@ from titans_dna.config import TitansConfig
 from titans_dna.genome.regions import Interval
 from titans_dna.labels.data import reverse_complement
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks.base_score import score_bases
-from titans_dna.tasks.intervals_out import IntervalWriter
 from titans_dna.tasks.model import FineTuned, Question
+from titans_dna.tasks.predict import IntervalWriter
+from titans_dna.tasks.score import score_bases
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 

@@ -23,7 +23,7 @@ from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.nn.model import TitansDNA
 from titans_dna.run.device import choose_device
 from titans_dna.run.files import check_writable
-from titans_dna.tasks.scoring import shown
+from titans_dna.run.progress import Progress
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 
@@ -80,7 +80,7 @@ def _compute(model: TitansDNA, text: list[bytes], scores: Scores, options: Conte
         return
     bases = sum(len(text) * (context + task.target - 1) for _, context in missing)
     off = memory_off(model) if any(mode == "off" for mode, _ in missing) else model
-    with shown("bench context", bases) as progress:
+    with Progress("bench context", bases) as progress:
         for mode, context in sorted(missing, key=lambda one: one[1]):
             bits = _score_rows(off if mode == "off" else model, ids, mode, context, options, progress.add)
             if not np.isfinite(bits).all():

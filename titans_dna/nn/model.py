@@ -113,7 +113,7 @@ class TitansDNA(nn.Module):
             sequences,
             pool,
             layer,
-            reverse_complement=reverse_complement,
+            rc=reverse_complement,
             state=state,
             batch_size=batch_size,
             piece=piece,
