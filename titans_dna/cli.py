@@ -31,6 +31,7 @@ from titans_dna.parsers import (
 from titans_dna.planning.options import PlanFlags, PlanOptions
 from titans_dna.reading.embed_options import EmbedOptions
 from titans_dna.reading.remember_options import RememberOptions
+from titans_dna.run.signals import Stopped, stoppable
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.use_options import BenchmarkOptions, EvaluateOptions, PredictOptions
 from titans_dna.train.options import PretrainOptions
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ArgumentError, yaml.YAMLError) as error:
         print(f"titans-dna: error: {one_line(error)}", file=sys.stderr)
         status = 2
+    except Stopped as stop:
+        print(f"titans-dna: interrupted; {stop.advice}", file=sys.stderr)
+        status = stop.status
     except KeyboardInterrupt:
         print("titans-dna: stopped at once; what was saved before stands", file=sys.stderr)
         status = 130
@@ -95,16 +99,13 @@ def embed(options: EmbedOptions) -> int:
 
 def remember(options: RememberOptions) -> int:
     """Read sequence into a state file; returns the exit status."""
-    from titans_dna.reading.remember_files import mark_of, remember_files
+    from titans_dna.reading.remember_files import remember_files
 
-    again = f"the same command goes on from its last mark, {mark_of(Path(options.read.out))}, where there is one"
     try:
-        status, done = _until_stopped(lambda: remember_files(options), again)
+        done = remember_files(options)
     except FloatingPointError as error:
         print(f"titans-dna: stopped: {error}; nothing was written", file=sys.stderr)
         return 1
-    if done is None:
-        return status
     bits = "" if done.bits_per_base != done.bits_per_base else f"bits per base: {done.bits_per_base:.4f}; "
     print(
         f"{bits}{done.bases:,} bases remembered, {done.bases_per_second / 1000:.1f} kb/s, "
@@ -185,14 +186,12 @@ def _diverged(names: Sequence[str]) -> int:
 
 def _until_stopped(work: Callable[[], Any], advice: str) -> tuple[int, Any]:
     """0 and what `work` returns; or 130 or 143 and None where Ctrl-C or SIGTERM ended it."""
-    from titans_dna.tasks.scoring import Terminated, terminable
-
     try:
-        with terminable():
+        with stoppable():
             return 0, work()
     except KeyboardInterrupt as stop:
         print(f"interrupted; {advice}", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130, None
+        return stop.status if isinstance(stop, Stopped) else 130, None
 
 
 def _run(arguments: list[str]) -> int:
@@ -208,9 +207,11 @@ def _run(arguments: list[str]) -> int:
     if verb not in ("pretrain", "finetune"):
         check_once(arguments)
     if verb == "embed":
-        return embed(EmbedOptions(*(part(kind, first) for kind in EMBED_PARTS)))
+        with stoppable():
+            return embed(EmbedOptions(*(part(kind, first) for kind in EMBED_PARTS)))
     if verb == "remember":
-        return remember(RememberOptions(*(part(kind, first) for kind in REMEMBER_PARTS)))
+        with stoppable():
+            return remember(RememberOptions(*(part(kind, first) for kind in REMEMBER_PARTS)))
     if verb == "plan":
         return _plan(arguments, first.preset)
     if verb == "bench":
@@ -225,7 +226,8 @@ def _run(arguments: list[str]) -> int:
         return _whole(lambda: evaluate(options))
     if verb == "predict":
         options = PredictOptions(*(part(kind, first) for kind in PREDICT_PARTS))
-        return _whole(lambda: predict(options))
+        with stoppable():
+            return predict(options)
     parts = FINETUNE_PARTS if verb == "finetune" else BENCHMARK_PARTS
     defaults = _saved_defaults(verb, first.out, parts) if first.resume else {}
     values = make_parser(verb, defaults).parse_args(arguments)[verb]

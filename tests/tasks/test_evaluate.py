@@ -18,9 +18,9 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks.examples import padded
+from titans_dna.reading.stream import padded
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 CLASSES = ("zebra", "ant")
 """Not sorted: a map that cannot be had from the data."""

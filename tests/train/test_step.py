@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA, detach
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.train.module import PretrainModule
 from titans_dna.train.options import OptimiserOptions
 

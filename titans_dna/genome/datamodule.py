@@ -16,7 +16,8 @@ from titans_dna.genome.genome import Genome
 from titans_dna.genome.intervals import Split
 from titans_dna.genome.sampler import LaneSampler, LengthWarmup, Plan, WindowSampler, validation_plans
 from titans_dna.genome.stretches import find_gaps
-from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.tokenizer import Tokenizer
 
 
 class GenomeDataModule(LightningDataModule):

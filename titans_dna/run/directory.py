@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +41,7 @@ class RunDirectory:
     ) -> None:
         self.path, self.verb, self.record, self.flag, self.aside = Path(path), verb, record, flag, aside
         self._lock: int | None = None
-        self._opened = False
+        self._opened = self._made = False
 
     @classmethod
     def beside(cls, out: str | Path, verb: str) -> RunDirectory:
@@ -102,15 +103,23 @@ class RunDirectory:
         """Hold the directory without a word in it. The lock goes with the process, however it ends."""
         if self._lock is not None:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        self._made = not self.path.exists()
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(self._lock), os.stat(self.path / LOCK)):
+                    return
+            except BlockingIOError:
+                self._release()
+                raise ValueError(
+                    f"{self.flag}: {self.path} is in the hands of another process, want one at a time"
+                ) from None
+            except FileNotFoundError:
+                pass
+            # Another process took the directory away before the lock was ours.
             self._release()
-            raise ValueError(
-                f"{self.flag}: {self.path} is in the hands of another process, want one at a time"
-            ) from None
 
     def check_same(self, about: dict[str, Any], named: dict[str, str]) -> None:
         """ValueError where data or model are not those that the run began with.
@@ -144,6 +153,11 @@ class RunDirectory:
             where = self.aside or self.path
             again = f"what is done is kept; continue with: titans-dna {self.verb} --resume --out {where}"
             error.advice = again if self._opened else "nothing was written"
+        if self._lock is not None and self._made and not self._opened:
+            # What was only held leaves nothing behind.
+            with suppress(OSError):
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
         self._release()
 
     def _release(self) -> None:

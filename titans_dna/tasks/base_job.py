@@ -17,10 +17,11 @@ from titans_dna.nn.finetuned import Question
 from titans_dna.run.files import replacing
 from titans_dna.tasks.base_examples import BaseExamples
 from titans_dna.tasks.data_options import BaseOptions
-from titans_dna.tasks.intervals_out import IntervalWriter
 from titans_dna.tasks.options import FinetuneOptions
+from titans_dna.tasks.predict import IntervalWriter
 from titans_dna.tasks.results import Scored
-from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.tokenizer import Tokenizer
 
 PREDICTIONS = "predictions.bed"
 RESAMPLES = 200

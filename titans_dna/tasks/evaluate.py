@@ -20,10 +20,10 @@ from titans_dna.nn.model import weights_fingerprint
 from titans_dna.nn.state import load_state
 from titans_dna.reading.source import TextSource
 from titans_dna.run.files import check_writable
+from titans_dna.run.progress import Progress
 from titans_dna.tasks.job import score_rows, write_pictures
 from titans_dna.tasks.results import OURS, table, write_results
 from titans_dna.tasks.score import score_all
-from titans_dna.tasks.scoring import shown
 from titans_dna.tasks.use_options import EvaluateOptions, RowOptions
 
 
@@ -56,7 +56,7 @@ def evaluate_files(options: EvaluateOptions) -> Evaluated:
         torch.set_num_threads(scoring.threads)
     state = None if rows.state is None else load_state(rows.state, model.backbone).state
     source = TextSource(list(data.test.sequences))
-    with shown("evaluate", int(source.lengths.sum())) as progress:
+    with Progress("evaluate", int(source.lengths.sum())) as progress:
         scores = score_all(
             model,
             source,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from titans_dna.run.options import Options
 from titans_dna.tasks.data_options import LabelOptions
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
 
@@ -102,13 +103,14 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
-class PredictOptions:
+class PredictOptions(Options):
     """All of a prediction. Raises ValueError naming the option, the value got and the value wanted."""
 
     files: SequenceFileOptions
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """What is wanted."""
         for name, want in (
             ("model", "a fine-tuned model's directory"),
             ("out", "a file to write: .csv, .tsv or .parquet"),
