@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from titans_dna.train.progress import duration
 
 from needle.background import Background, read_background
 from needle.gates import Gates, read_gates
@@ -30,7 +31,6 @@ from needle.train import Step, train
 from titans_dna.checkpoint import WEIGHTS
 from titans_dna.run.files import check_writable, replacing
 from titans_dna.run.run_file import read_options
-from titans_dna.train.progress import duration
 
 RUN, ABOUT = "run.yaml", "about.json"
 SECONDS = 20

@@ -16,19 +16,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, matthews_corrcoef
+from titans_dna.tasks.adapters import choose_trained, merge_adapters
+from titans_dna.tasks.rounds import Rounds
 
 from tests.tasks.rows import write_rows, write_splits
-from titans_dna.baselines.cnn import GenomicBenchmarksCNN
 from titans_dna.checkpoint import load, save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks.adapters import choose_trained, merge_adapters
+from titans_dna.tasks.cnn import GenomicBenchmarksCNN
 from titans_dna.tasks.data_options import LabelOptions
 from titans_dna.tasks.fit import build
 from titans_dna.tasks.model import FineTuned, Question
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
-from titans_dna.tasks.rounds import Rounds
 from titans_dna.tasks.saved import load_finetuned
 from titans_dna.tasks.score import score_sequences
 from titans_dna.tokens.kmer import KmerTokenizer

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from titans_dna.tasks.examples import padded
 
 import titans_dna
 from titans_dna import checkpoint
@@ -19,7 +20,6 @@ from titans_dna.config import TitansConfig
 from titans_dna.labels.data import reverse_complement
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks import predict as predicting
-from titans_dna.tasks.examples import padded
 from titans_dna.tasks.model import Batch, FineTuned, Question
 from titans_dna.tasks.predict import predict
 from titans_dna.tasks.saved import save_finetuned

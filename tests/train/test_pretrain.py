@@ -13,13 +13,13 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
+from titans_dna.train.metrics import read_metrics
 
 from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.genome.genome import open_genome
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 from titans_dna.train.loss import bits_per_base
-from titans_dna.train.metrics import read_metrics
 
 SMALL = (
     "pretrain --fasta lambda --preset tiny --model.width 16 --model.layers 1 --model.chunk 8 --model.dropout 0.1 "

@@ -4,12 +4,12 @@ import pickle
 
 import pytest
 import torch
+from titans_dna.train.metrics import MetricsFile, read_metrics
+from titans_dna.train.run_checkpoint import read_checkpoint
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
 from titans_dna.nn.state import pack_state, unpack_state
-from titans_dna.train.metrics import MetricsFile, read_metrics
-from titans_dna.train.run_checkpoint import read_checkpoint
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])

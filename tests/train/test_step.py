@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from lightning import pytorch as pl
+from titans_dna.train.module import PretrainModule
 from torch.utils.data import DataLoader
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA, detach
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
-from titans_dna.train.module import PretrainModule
 from titans_dna.train.options import OptimiserOptions
 
 A, N = 7, 11
