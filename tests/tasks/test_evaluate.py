@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
-from titans_dna.tasks.examples import padded
 
 import titans_dna
 from titans_dna import checkpoint
@@ -20,6 +19,7 @@ from titans_dna.labels.data import reverse_complement
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.model import Batch, FineTuned, Question
 from titans_dna.tasks.saved import load_finetuned, save_finetuned
+from titans_dna.tasks.sequences import padded
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 CLASSES = ("zebra", "ant")

@@ -6,7 +6,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from titans_dna.tasks.examples import SequenceExamples, mutated, shuffled_batches
 
 from titans_dna.config import TitansConfig
 from titans_dna.labels.data import LabelledData, Rows, reverse_complement
@@ -14,6 +13,7 @@ from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.model import FineTuned, Question
 from titans_dna.tasks.saved import FILES, load_finetuned, push_finetuned, save_finetuned
 from titans_dna.tasks.score import score_sequences
+from titans_dna.tasks.sequences import SequenceExamples, mutated, shuffled_batches
 from titans_dna.tokens.kmer import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from titans_dna.tasks.examples import padded
 
 import titans_dna
 from titans_dna import checkpoint
@@ -23,6 +22,7 @@ from titans_dna.tasks import predict as predicting
 from titans_dna.tasks.model import Batch, FineTuned, Question
 from titans_dna.tasks.predict import predict
 from titans_dna.tasks.saved import save_finetuned
+from titans_dna.tasks.sequences import padded
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 CLASSES = ("enhancer", "none", "promoter")

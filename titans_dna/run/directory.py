@@ -31,7 +31,7 @@ class RunDirectory:
 
     verb: whose run it is. record: the file with its options. flag: the option that names it. aside: of an output that is a
     file, beside which it stands until that is whole; `finish` takes it away. first: whether this process is the one of its
-    group that checks, holds and writes; the others read.
+    group that checks, holds and writes; the others read. command: what it is called by, by default titans-dna and the verb.
 
     The order of its use: `check` before anything is read, `options` where a run goes on, `open` before anything is written.
     """
@@ -45,9 +45,10 @@ class RunDirectory:
         flag: str = "--out",
         aside: Path | None = None,
         first: bool = True,
+        command: str = "",
     ) -> None:
         self.path, self.verb, self.record, self.flag, self.aside = Path(path), verb, record, flag, aside
-        self.first = first
+        self.first, self.command = first, command or f"titans-dna {verb}"
         self._lock: int | None = None
         self._new = self._made = self._kept = False
 
@@ -84,14 +85,14 @@ class RunDirectory:
         path = self.path / self.record
         if not path.is_file():
             raise FileNotFoundError(
-                f"--resume: {self.path} holds no run of titans-dna {self.verb} to resume ({self.record} is missing)"
+                f"--resume: {self.path} holds no run of {self.command} to resume ({self.record} is missing)"
             )
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
-            raise ValueError(f"{path}: got no mapping of options, want what titans-dna {self.verb} wrote")
+            raise ValueError(f"{path}: got no mapping of options, want what {self.command} wrote")
         return values
 
     def open(self, options: Options, about: dict[str, Any] | None = None) -> None:
@@ -119,6 +120,7 @@ class RunDirectory:
         self._made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        _HELD.add(self._lock)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -169,7 +171,7 @@ class RunDirectory:
         # The run around another one, as a benchmark around a set's, has the last word.
         if isinstance(error, Stopped) and self._kept:
             where = self.aside or self.path
-            error.advice = f"what is done is kept; continue with: titans-dna {self.verb} --resume --out {where}"
+            error.advice = f"what is done is kept; continue with: {self.command} --resume --out {where}"
         elif isinstance(error, Stopped):
             error.advice = error.advice or "nothing was written"
         self._release()
@@ -187,9 +189,23 @@ class RunDirectory:
             )
 
     def _release(self) -> None:
-        if self._lock is not None:
+        if self._lock in _HELD:
+            _HELD.remove(self._lock)
             os.close(self._lock)
-            self._lock = None
+        self._lock = None
+
+
+_HELD: set[int] = set()
+
+
+def _forked() -> None:
+    # A data worker may outlive a killed process for some seconds, and must not hold its directory meanwhile.
+    for lock in _HELD:
+        os.close(lock)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def partial(out: str | Path) -> Path:
