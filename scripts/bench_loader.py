@@ -62,7 +62,7 @@ def measure(
         workers=workers,
         cache_bases=512_000_000 if cached else 0,
     )
-    batches = iter(module.train_dataloader())
+    batches = iter(module.train_batches())
     for _ in range(20):
         next(batches)
     bases, begin = 0, time.perf_counter()
