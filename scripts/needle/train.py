@@ -14,8 +14,9 @@ from torch import Tensor
 from needle.models import NeedleModel
 from needle.options import NeedleOptions
 from needle.words import training_rows
-from titans_dna.train import loop
-from titans_dna.train.loop import Learner, Loop, Machine, Settings
+from titans_dna.train import learner as learning
+from titans_dna.train.learner import Learner
+from titans_dna.train.loop import Loop, Machine, Settings
 
 FIRST_LENGTH = 128
 WARM_UP, CLIP, WEIGHT_DECAY = 30, 1.0, 0.01
@@ -96,9 +97,9 @@ class _Recall(Learner):
         self._accuracy = float((logits.argmax(-1) == targets[at]).float().mean())
         return F.cross_entropy(logits, targets[at])
 
-    def row(self, step: loop.Step, found: dict[str, float] | None) -> None:
+    def row(self, step: learning.Step, found: dict[str, float] | None) -> None:
         del found
         self.done.append(Step(step.number, self._length, step.loss, self._accuracy))
 
-    def note(self, step: loop.Step) -> str:
+    def note(self, step: learning.Step) -> str:
         return f"{self._length:,} tokens, loss {step.loss:.3f}, {100 * self._accuracy:.0f} % of the asked bases"

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from titans_dna.run.signals import Stopped, stoppable
-from titans_dna.train.loop import Learner, Loop, Machine, Settings
+from titans_dna.train.learner import Learner
+from titans_dna.train.loop import Loop, Machine, Settings
 from titans_dna.train.record import Record, read_checkpoint, read_metrics
 
 STEPS = 12

@@ -78,7 +78,7 @@ class RunDirectory:
         self._new, self._kept = not resume, resume
         above = next(one for one in (path, *path.absolute().parents) if one.exists())
         if not above.is_dir():
-            raise NotADirectoryError(f"{self.flag}: {above} is a file, want a directory")
+            raise NotADirectoryError(f"{self.flag}: {path}: {above} is a file, want a directory")
         check_writable(above, self.flag)
 
     def options(self) -> dict[str, Any]:

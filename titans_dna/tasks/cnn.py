@@ -18,7 +18,8 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.tokens import vocabulary as voc
-from titans_dna.train.loop import Learner, Loop, Machine, Settings
+from titans_dna.train.learner import Learner
+from titans_dna.train.loop import Loop, Machine, Settings
 
 NARROWEST = 64
 """Tokens that three convolutions and poolings need, and a few more."""

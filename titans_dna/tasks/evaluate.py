@@ -74,18 +74,17 @@ def evaluate(
     question = model.question
     if question.unit == "base":
         raise ValueError("model: has an answer for each base, want one with an answer for each sequence")
+    if split not in ("auto", "train", "valid", "test"):
+        raise ValueError(f"split: got {split!r}, want auto, train, valid or test")
+    for name, value, low in (
+        ("batch_size", batch_size, 1),
+        ("batch_bases", batch_bases, 1),
+        ("resamples", resamples, 0),
+    ):
+        if value < low:
+            raise ValueError(f"{name}: got {value}, want at least {low}")
     paths = data if isinstance(data, str | Path) else tuple(map(str, data))
-    _, found = read_known(
-        paths,
-        question.task,
-        question.classes,
-        part=None if split == "auto" else split,
-        sequence=sequence_column,
-        label=label_column,
-        split=split_column,
-        min_length=min_length or None,
-        root=root,
-    )
+    _, found = _read(model, paths, split, root, (sequence_column, label_column, split_column, None), min_length)
     source = TextSource(list(found.test.sequences))
     scores = score_all(model, source, batch_size=batch_size, batch_bases=batch_bases, state=state)
     return metrics.evaluate(question.task, found.test.labels, scores, resamples=resamples)
@@ -102,6 +101,7 @@ def evaluate_files(options: EvaluateOptions, *, resume: bool = False) -> Evaluat
     RunDirectory(out, "evaluate").check(False)
     with RunDirectory.beside(out, "evaluate") as home:
         home.check(resume, options)
+<<<<<<< HEAD
         model = open_model(rows.model, FineTuned, scoring.accelerator, scoring.threads)
         if model.question.unit == "base":
             raise ValueError(
@@ -109,35 +109,50 @@ def evaluate_files(options: EvaluateOptions, *, resume: bool = False) -> Evaluat
                 "for each sequence"
             )
         part, data = _read(rows, model)
+=======
+        model = open_finetuned(rows.model, scoring.accelerator)
+        want_sequences(model, rows.model, "evaluate")
+        paths = rows.data[0] if len(rows.data) == 1 else rows.data
+        columns = (rows.sequence_column, rows.label_column, rows.split_column, rows.name_column)
+        part, data = _read(model, paths, rows.split, rows.root, columns, rows.min_length)
+>>>>>>> train
         state = None if rows.state is None else load_state(rows.state, model.backbone).state
-        about = {**_about(model, part, data), "state": _digest(rows.state)}
+        about = _about(model, part, data)
         if resume:
-            home.check_same(about, _COMPARED)
+            home.check_same({**about, "state": _digest(rows.state)}, _COMPARED)
         if scoring.threads:
             torch.set_num_threads(scoring.threads)
-        home.open(options, about)
+        home.open(options, {**about, "state": _digest(rows.state)})
         scores = _score(home.path / PARTIAL, model, data, scoring, state)
         scored = [score_rows(OURS, [0], [scores], data, None)]
         place = home.path / out.absolute().name
         place.mkdir(exist_ok=True)
         write_pictures(place, data, scores)
-        write_results(place, data.task, scored, _about(model, part, data), _notes(rows, part, data))
+        write_results(place, data.task, scored, about, _notes(rows, part, data))
         home.finish([out.absolute()])
     return Evaluated(out, len(data.test), table(data.task, scored))
 
 
-def _read(rows: RowOptions, model: FineTuned) -> tuple[str, LabelledData]:
+def _read(
+    model: FineTuned,
+    paths: str | Path | Sequence[str],
+    split: str,
+    root: str | Path | None,
+    columns: tuple[str, str | Sequence[str], str | None, str | None],
+    min_length: int,
+) -> tuple[str, LabelledData]:
+    """Which rows they are, and the rows. columns: of the sequence, the label, the split and the name."""
     return read_known(
-        rows.data[0] if len(rows.data) == 1 else rows.data,
+        paths,
         model.question.task,
         model.question.classes,
-        part=None if rows.split == "auto" else rows.split,
-        sequence=rows.sequence_column,
-        label=rows.label_column,
-        split=rows.split_column,
-        name=rows.name_column,
-        min_length=rows.min_length or None,
-        root=rows.root,
+        part=None if split == "auto" else split,
+        sequence=columns[0],
+        label=columns[1],
+        split=columns[2],
+        name=columns[3],
+        min_length=min_length or None,
+        root=root,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from titans_dna.nn.model import TitansDNA, map_state
 from titans_dna.nn.state import pack_state, unpack_state
-from titans_dna.train.loop import Learner, Step, Tally
+from titans_dna.train.learner import Learner, Step, Tally
 from titans_dna.train.loss import LossSums, bits_per_base, loss_sums
 from titans_dna.train.piecewise import piecewise_loss
 
