@@ -74,7 +74,8 @@ def read_forced(
     model = TitansDNA(config).eval()
     memory = model.blocks[0].memory
     memory.gates.weight.zero_()
-    memory.gates.bias.copy_(torch.tensor([200.0, eta, -200.0]))
+    for name, value in {"theta": 200.0, "eta": eta, "alpha": -200.0}.items():
+        memory.gates.bias[memory.gate_rows(name)] = value
     state, largest, finite = None, torch.zeros(2, len(ids)), torch.ones(len(ids), dtype=torch.bool)
     for piece in ids.split(8192, dim=1):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):

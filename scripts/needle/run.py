@@ -27,7 +27,7 @@ from needle.probe import Answer, Test, make_test, probe
 from needle.report import write_report
 from needle.results import CSV, Row, count, read_rows, write_rows
 from needle.train import Step, train
-from titans_dna.checkpoint import WEIGHTS
+from titans_dna.checkpoint import LANGUAGE
 from titans_dna.run.files import check_writable, replacing
 from titans_dna.run.run_file import read_options
 from titans_dna.train.progress import duration
@@ -71,7 +71,7 @@ def bench_needle(options: NeedleOptions, resume: bool = False) -> str:
 def _one(name: str, seed: int, test: Test, background: Background, options: NeedleOptions, directory: Path) -> None:
     """Train, unless that was done, and test."""
     say = _Voice(f"{name}, seed {seed}")
-    if (directory / WEIGHTS).is_file() and (directory / ABOUT).is_file():
+    if (directory / LANGUAGE.weights).is_file() and (directory / ABOUT).is_file():
         model = load_model(name, options, directory)
         about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
     else:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from titans_dna.genome.batches import window_sequences
 from titans_dna.genome.datamodule import GenomeDataModule
-from titans_dna.genome.dataset import window_sequences
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval, Split
 from titans_dna.genome.sampler import LengthWarmup

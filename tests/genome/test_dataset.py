@@ -8,7 +8,7 @@ import pytest
 import torch
 from Bio.Seq import Seq
 
-from titans_dna.genome.dataset import GenomeDataset, window_sequences
+from titans_dna.genome.batches import GenomeDataset, window_sequences
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval
 from titans_dna.genome.sampler import LaneSampler, Plan, WindowSampler, validation_plans

@@ -81,12 +81,12 @@ def test_a_directory_of_theirs_is_one_of_ours(tmp_path, tied):
     torch.testing.assert_close(logits(read, ids), logits(model, ids), atol=1e-6, rtol=0)
     again = AutoModelForCausalLM.from_pretrained(theirs)
     torch.testing.assert_close(logits(again, ids), logits(model, ids), atol=1e-6, rtol=0)
-    assert read.embed(DNA).tolist() == model_embed(model, DNA)
+    assert titans_dna.embed(read, DNA).tolist() == model_embed(model, DNA)
 
 
 def model_embed(model, sequence):
     model.tokenizer = NucleotideTokenizer()
-    return model.embed(sequence).tolist()
+    return titans_dna.embed(model, sequence).tolist()
 
 
 @pytest.mark.parametrize("pool", ["mean", "attention"])

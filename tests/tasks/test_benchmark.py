@@ -13,15 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks import benchmark as benchmarking
-from titans_dna.tasks.benchmark_table import SetResult, note
-from titans_dna.tasks.model import FineTuned, Question
-from titans_dna.tasks.published import load_published
-from titans_dna.tasks.saved import save_finetuned
-from titans_dna.tasks.suite import find_sets
+from titans_dna.tasks.suite import SetResult, find_sets, load_published, note
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -239,7 +237,7 @@ def test_bad_input_is_one_line(root, capsys, case):
     question = Question("binary", ("a", "b"))
     backbone = TitansDNA(TitansConfig.preset("tiny", variant="lmm"))
     torch.manual_seed(0)
-    save_finetuned(FineTuned(backbone, question, NucleotideTokenizer()), "tuned")
+    save(FineTuned(backbone, question, NucleotideTokenizer()), "tuned")
     before = {*root.parent.rglob("*")}
     arguments, message = BAD[case]
     options = arguments.split()

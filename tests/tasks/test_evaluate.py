@@ -13,13 +13,13 @@ from sklearn import metrics as sk
 
 import titans_dna
 from titans_dna import checkpoint
+from titans_dna.checkpoint import load, save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.labels.data import reverse_complement
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.examples import padded
-from titans_dna.tasks.model import Batch, FineTuned, Question
-from titans_dna.tasks.saved import load_finetuned, save_finetuned
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 CLASSES = ("zebra", "ant")
@@ -37,7 +37,7 @@ def make(folder, task="binary", classes=CLASSES, **question):
     with torch.no_grad():
         texts = [text.encode() for text, _ in rows(40, [0], seed=3)]
         model.head.output.bias -= model.eval()(Batch(*padded(texts, model.tokenizer), torch.zeros(40))).mean(0)
-    save_finetuned(model, folder)
+    save(model, folder)
     return folder
 
 
@@ -100,7 +100,7 @@ def test_metrics_and_label_map(model, tmp_path):
 
     found = read(out / "predictions.csv")
     assert [row["label"] for row in found] == [label for _, label in data]
-    one = load_finetuned(model)
+    one = load(model)
     for (text, _), row in zip(data, found, strict=True):
         pair = [text.encode(), reverse_complement(text.encode())]
         with torch.no_grad():
@@ -247,7 +247,7 @@ def bad_files(tmp_path_factory, model):
     tokenizer = NucleotideTokenizer()
     checkpoint.save(TitansDNA(TitansConfig.preset("tiny", variant="lmm")), folder / "pretrained", tokenizer)
     backbone = TitansDNA(TitansConfig.preset("tiny", variant="lmm"))
-    save_finetuned(FineTuned(backbone, Question("binary", CLASSES, "base"), tokenizer), folder / "bases")
+    save(FineTuned(backbone, Question("binary", CLASSES, "base"), tokenizer), folder / "bases")
     return folder
 
 
@@ -276,7 +276,7 @@ def test_values_that_are_not_defined_stay_out_of_the_json(model, tmp_path, capsy
 
 @torch.no_grad()
 def test_rows_are_read_after_what_a_state_remembers(model, tmp_path, capsys):
-    backbone = load_finetuned(model).backbone
+    backbone = load(model).backbone
     before = "".join(np.random.default_rng(9).choice(list("ACGT"), 90))
     titans_dna.save_state(tmp_path / "before", titans_dna.remember(backbone, before).state, backbone)
     table(tmp_path / "x.csv", rows(12, ["ant", "zebra"]))
@@ -285,7 +285,7 @@ def test_rows_are_read_after_what_a_state_remembers(model, tmp_path, capsys):
         assert call(capsys, *line, *more)[0] == 0
     plain, after = (read(tmp_path / name / "predictions.csv") for name in ("plain", "after"))
     assert "after what" in (tmp_path / "after" / "results.md").read_text()
-    one = load_finetuned(model)
+    one = load(model)
     for (text, _), row, without in zip(rows(12, ["ant", "zebra"]), after, plain, strict=True):
         scores = []
         for strand in (text.encode(), reverse_complement(text.encode())):

@@ -22,16 +22,15 @@ from titans_dna.baselines.cnn import GenomicBenchmarksCNN
 from titans_dna.checkpoint import load, save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.adapters import choose_trained, merge_adapters
 from titans_dna.tasks.data_options import LabelOptions
 from titans_dna.tasks.fit import build
-from titans_dna.tasks.model import FineTuned, Question
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
 from titans_dna.tasks.rounds import Rounds
-from titans_dna.tasks.saved import load_finetuned
 from titans_dna.tasks.score import score_sequences
-from titans_dna.tokens.kmer import KmerTokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 FAST = ["--baselines", "none", "--batch_size", "16", "--valid_every", "3", "--lr", "0.01"]
@@ -91,7 +90,7 @@ def test_from_scratch_to_a_table(tmp_path):
     assert {row["seed"] for row in results if row["model"] == "kmers"} == {"0"}
     for name in ("data_report.md", "confusion.png", "roc.png", "seed-1/metrics.csv", "results.md"):
         assert (out / name).stat().st_size > 0
-    assert load_finetuned(out).question.classes == ("a", "b")
+    assert load(out).question.classes == ("a", "b")
 
 
 def test_resumed_equals_uninterrupted(tmp_path, pretrained):

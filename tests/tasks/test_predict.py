@@ -15,18 +15,18 @@ import torch
 
 import titans_dna
 from titans_dna import checkpoint
+from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.labels.data import reverse_complement
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.reading import parts
 from titans_dna.reading.stream import padded
 from titans_dna.tasks import predict as predicting
 from titans_dna.tasks import score as scoring
-from titans_dna.tasks.model import Batch, FineTuned, Question
-from titans_dna.tasks.saved import save_finetuned
 from titans_dna.tasks.score import answers, predict, score_bases
 from titans_dna.tasks.use_options import PredictOptions, ScoringOptions, SequenceFileOptions
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import NucleotideTokenizer
 
 CLASSES = ("enhancer", "none", "promoter")
@@ -50,11 +50,11 @@ def make(task="multiclass", classes=CLASSES, variant="mac", **question):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    save_finetuned(make(), folder / "m")
-    save_finetuned(make("multilabel"), folder / "many")
-    save_finetuned(make("regression", (), mean=2.0, deviation=3.0), folder / "number")
+    save(make(), folder / "m")
+    save(make("multilabel"), folder / "many")
+    save(make("regression", (), mean=2.0, deviation=3.0), folder / "number")
     bases = FineTuned(make().backbone, Question("multiclass", CLASSES, "base"), NucleotideTokenizer())
-    save_finetuned(bases, folder / "bases")
+    save(bases, folder / "bases")
     checkpoint.save(make().backbone, folder / "pretrained", NucleotideTokenizer())
     return folder
 
@@ -159,24 +159,24 @@ def test_batches_pieces_and_strands_change_nothing(variant):
 
 
 def test_from_python(files):
-    model = titans_dna.load_finetuned("m")
+    model = titans_dna.load("m")
     scores = predict(model, [*TEXTS.values()])
     for what in ("x.fa", Path("x.fa")):
         np.testing.assert_array_equal(predict(model, what), scores)
     np.testing.assert_allclose(predict(model, TEXTS["two"]), scores[1:2], atol=1e-6)
     assert predict(model, []).shape == (0, 3)
-    assert predict(titans_dna.load_finetuned("number"), [*TEXTS.values()]).shape == (3,)
+    assert predict(titans_dna.load("number"), [*TEXTS.values()]).shape == (3,)
     with pytest.raises(ValueError, match="got an empty sequence"):
         predict(model, ["ACGT", ""])
     with pytest.raises(ValueError, match="batch_size: got 0"):
         predict(model, "ACGT", batch_size=0)
     with pytest.raises(ValueError, match="state: got one for a model with an answer for each base"):
-        predict(titans_dna.load_finetuned("bases"), "ACGT", state=())
+        predict(titans_dna.load("bases"), "ACGT", state=())
 
 
 def test_bases_from_python(files):
     """A list of [bases, classes], in windows as long as those of the training, each from a fresh start."""
-    model = titans_dna.load_finetuned("bases")
+    model = titans_dna.load("bases")
     model.question = dataclasses.replace(model.question, window=64)
     texts = [*TEXTS.values(), "G", "acgu"]
     found = predict(model, texts)
@@ -192,7 +192,7 @@ def test_bases_from_python(files):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("place", ["genome_source", "open_finetuned"])
+@pytest.mark.parametrize("place", ["genome_source", "open_model"])
 def test_interrupted_before_the_first_sequence_leaves_nothing(files, capsys, monkeypatch, number, status, place):
     kept = getattr(predicting, place)
 
@@ -224,14 +224,14 @@ def test_an_interrupted_run_goes_on(files, capsys, monkeypatch, number, status, 
     out = "p.bed" if model == "bases" else "p.csv"
     line = ["--model", model, "--fasta", "many.fa", "--out", out, "--batch_size", "1", "--batch_bases", "64"]
     if model == "bases":
-        kept = predicting.open_finetuned
+        kept = predicting.open_model
 
         def short(*given):
             made = kept(*given)
             made.question = dataclasses.replace(made.question, window=32)
             return made
 
-        monkeypatch.setattr(predicting, "open_finetuned", short)
+        monkeypatch.setattr(predicting, "open_model", short)
     done, name = parts.Unfinished._file, "score_windows" if model == "bases" else "score_batches"
     with monkeypatch.context() as patch:
 
@@ -349,7 +349,7 @@ def test_needs_no_extra(files):
     code = (
         "import sys; sys.modules['sklearn'] = sys.modules['matplotlib'] = None\n"
         "import titans_dna; from titans_dna.tasks.score import answers, predict\n"
-        "import titans_dna.tasks.predict; model = titans_dna.load_finetuned('m')\n"
+        "import titans_dna.tasks.predict; model = titans_dna.load('m')\n"
         "print(answers(model.question, predict(model, 'ACGTACGT'))[0], 'lightning' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -361,10 +361,10 @@ def test_needs_no_extra(files):
 def test_predictions_after_what_a_state_remembers(files, capsys):
     """Each sequence, on either strand, is read after the state: the pool over its own bases, the memory of all."""
     model, before = make(both_strands=True), "".join(np.random.default_rng(9).choice(list("ACGT"), 130))
-    read_before = titans_dna.remember(titans_dna.load_finetuned("m").backbone, before)
-    titans_dna.save_state("before", read_before.state, titans_dna.load_finetuned("m").backbone)
+    read_before = titans_dna.remember(titans_dna.load("m").backbone, before)
+    titans_dna.save_state("before", read_before.state, titans_dna.load("m").backbone)
     assert call(capsys, *["--model", "m", "--fasta", "x.fa", "--state", "before", "--out", "p.csv"])[0] == 0
-    plain = predict(titans_dna.load_finetuned("m"), list(TEXTS.values()))
+    plain = predict(titans_dna.load("m"), list(TEXTS.values()))
     for row, text, without in zip(read(files / "p.csv"), TEXTS.values(), plain, strict=True):
         scores = []
         for strand in (text.encode(), reverse_complement(text.encode())):

@@ -76,14 +76,14 @@ def test_a_stopped_run_continues_as_if_it_had_not(whole, tmp_path, line, number,
     assert process.returncode == status, errors
     done = len(read_metrics(out / "metrics.csv"))
     assert 7 <= done < 20
-    assert not (out / checkpoint.WEIGHTS).exists()
+    assert not (out / checkpoint.LANGUAGE.weights).exists()
     if number != signal.SIGKILL:
         assert f"saved at step {done}; continue with: titans-dna pretrain --resume" in errors
     assert run("pretrain --resume", out) == 0
     reference = whole(line)
     assert len(timeless(out)) == 20
     assert timeless(out) == timeless(reference)
-    assert (out / checkpoint.WEIGHTS).read_bytes() == (reference / checkpoint.WEIGHTS).read_bytes()
+    assert (out / checkpoint.LANGUAGE.weights).read_bytes() == (reference / checkpoint.LANGUAGE.weights).read_bytes()
 
 
 def test_what_a_run_leaves_behind(whole, capsys):

@@ -11,17 +11,16 @@ from functools import partial
 import torch
 from lightning.pytorch import LightningDataModule
 
-from titans_dna.genome.dataset import GenomeDataset
+from titans_dna.genome.batches import BatchLoader, GenomeDataset
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.intervals import Split
-from titans_dna.genome.loader import BatchLoader
 from titans_dna.genome.sampler import LaneSampler, LengthWarmup, Plan, WindowSampler, validation_plans
 from titans_dna.genome.stretches import find_gaps
 from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
 
 
 class GenomeDataModule(LightningDataModule):
-    """Batches (see `Batch`) for training, without end, and for validation, always the same.
+    """Batches (see `WindowBatch`) for training, without end, and for validation, always the same.
 
     start_batch: number of the first training batch of this rank, to be set before `fit` when resuming; with gradient
     accumulation every one of the accumulated batches counts. A batch depends on (seed, number, rank) alone.

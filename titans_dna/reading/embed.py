@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from titans_dna.nn.heads import PLAIN
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.reading.pools import Pooled, Unpooled
 from titans_dna.reading.source import Source, as_source
 from titans_dna.reading.stream import group, stream
@@ -118,8 +118,7 @@ def vector_dtype(model: TitansDNA) -> type[np.floating[Any]]:
 
 def check_arguments(model: TitansDNA, pool: str, layer: int, batch_size: int, piece: int, workers: int) -> None:
     """ValueError for a model without a tokeniser, and for values out of range."""
-    if getattr(model, "tokenizer", None) is None:
-        raise ValueError("model: has no tokenizer, want one from titans_dna.load, or set model.tokenizer")
+    tokenizer_of(model)
     if pool not in POOLS:
         raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLS)}")
     if not -1 <= layer < len(model.blocks):

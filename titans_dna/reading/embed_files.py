@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from titans_dna.checkpoint import load
-from titans_dna.fingerprint import weights_fingerprint
+from titans_dna.checkpoint import open_model
 from titans_dna.genome.genome import open_genomes
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
+from titans_dna.nn.state import load_state
 from titans_dna.reading.embed import check_arguments, embed_batches, vector_dtype
 from titans_dna.reading.embed_options import EmbedOptions, VectorOptions
 from titans_dna.reading.parts import PART_BASES, Unfinished, fingerprint
 from titans_dna.reading.source import GenomeSource, genome_source
-from titans_dna.reading.state_file import load_state
 from titans_dna.reading.stream import group
 from titans_dna.reading.table import VECTORS, check_format, vector_files, write_vectors
-from titans_dna.run.device import choose_device
 
 PART_BASES_UNPOOLED = 1 << 16
 """Bases of a part where each base has its own vector."""
@@ -46,7 +45,9 @@ def embed_files(options: EmbedOptions, resume: bool = False) -> Result:
     check_format(out, VECTORS)
     inputs = [*files.fasta, files.bed, files.state]
     with Unfinished("embed", vector_files(out), inputs, overwrite=files.overwrite, resume=resume) as kept:
-        model = load(files.model).to(choose_device(speed.accelerator, speed.threads))
+        model = open_model(files.model, TitansDNA, speed.accelerator)
+        if speed.threads:
+            torch.set_num_threads(speed.threads)
         check_arguments(model, vectors.pool, vectors.layer, speed.batch_size, speed.piece, speed.workers)
         state = None if files.state is None else load_state(files.state, model).state
         source = genome_source(open_genomes(files.fasta), files.bed)
@@ -79,9 +80,8 @@ def embed_fingerprint(
 ) -> str:
     """Digest of all that the parts depend on: weights, tokeniser, sequences, intervals, options, what is in which, and the
     state file that they go on from. As version 0.1.0 had it."""
-    tokenizer: Any = model.tokenizer
     chosen = {"pool": vectors.pool, "layer": vectors.layer, "rc": vectors.rc}
-    known = (model.config.to_dict(), tokenizer.to_dict(), chosen, source.genome.fingerprint(), plan)
+    known = (model.config.to_dict(), tokenizer_of(model).to_dict(), chosen, source.genome.fingerprint(), plan)
     return fingerprint(weights_fingerprint(model), known, source, state)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.reading.bits import Bits
 from titans_dna.reading.source import Strand, as_source
 from titans_dna.reading.stream import calls, evaluating, logits, read, token_bases
-from titans_dna.tokens.tokenizer import Tokenizer
 
 PIECE = 8192
 """Bases of a call: enough that a call's fixed costs vanish, few enough for a processor's caches."""
@@ -39,12 +38,10 @@ def remember(model: TitansDNA, sequences: Any, state: tuple[Any, ...] | None = N
     """
     if piece < 1:
         raise ValueError(f"piece: got {piece}, want at least 1")
-    if getattr(model, "tokenizer", None) is None:
-        raise ValueError("model: has no tokenizer, want one from titans_dna.load, or set model.tokenizer")
+    tokenizer = tokenizer_of(model)
     source = as_source(sequences)
     if not len(source.lengths):
         raise ValueError("sequences: got none, want at least one")
-    tokenizer: Tokenizer = model.tokenizer  # pyright: ignore[reportAssignmentType]
     bits, tokens = Bits(tokenizer), max(1, piece // token_bases(tokenizer))
     with evaluating(model):
         for number in range(len(source.lengths)):

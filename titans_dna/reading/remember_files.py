@@ -15,21 +15,20 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from titans_dna.checkpoint import load
+from titans_dna.checkpoint import FINETUNED, load
 from titans_dna.genome.genome import open_genomes
-from titans_dna.nn.model import TitansDNA, tensors_of
+from titans_dna.nn.finetuned import FineTuned
+from titans_dna.nn.model import TitansDNA, tensors_of, tokenizer_of
+from titans_dna.nn.state import Remembered, load_state, model_fingerprint, save_state
 from titans_dna.reading.bits import Bits, Track
 from titans_dna.reading.parts import Unfinished
 from titans_dna.reading.remember_options import ReadOptions, RememberOptions
 from titans_dna.reading.source import GenomeSource, Strand, genome_source
-from titans_dna.reading.state_file import Remembered, load_state, model_fingerprint, save_state
 from titans_dna.reading.stream import Piece, calls, evaluating, hidden, logits, read, token_bases
 from titans_dna.run.device import choose_device
 from titans_dna.run.directory import DATA, check_output, partial
 from titans_dna.run.progress import Progress
 from titans_dna.run.tables import write_text
-from titans_dna.tasks.saved import CONFIG as FINETUNED
-from titans_dna.tasks.saved import load_finetuned
 
 MARK = "mark"
 """Where we are: a state file, in the directory beside the output."""
@@ -93,9 +92,8 @@ def remember_files(options: RememberOptions, resume: bool = False) -> Result:
 
 def open_reader(source: str) -> tuple[TitansDNA, bool]:
     """The model of a directory or hub id, fine-tuned or not, and whether its head predicts bases."""
-    if (Path(source) / FINETUNED).is_file():
-        return load_finetuned(source).backbone, False
-    return load(source), True
+    model = load(source, FineTuned) if (Path(source) / FINETUNED.config).is_file() else load(source)
+    return (model.backbone, False) if isinstance(model, FineTuned) else (model, True)
 
 
 class _Job:
@@ -110,7 +108,7 @@ class _Job:
         scored: bool,
         mark: Path,
     ) -> None:
-        tokenizer: Any = model.tokenizer
+        tokenizer = tokenizer_of(model)
         self.model, self.source, self.tokenizer, self.mark = model, source, tokenizer, mark
         self.piece = max(1, options.speed.piece // token_bases(tokenizer))
         self.every = options.speed.save_every * 60
@@ -207,7 +205,7 @@ def _digest(given: ReadOptions, model: TitansDNA, source: GenomeSource, before: 
 def _check_track(given: ReadOptions, model: TitansDNA, scored: bool) -> None:
     if not scored:
         raise ValueError(f"--track: {given.model} is fine-tuned and predicts no bases, want a pretrained model")
-    if model.tokenizer.name != "nucleotide":  # pyright: ignore[reportAttributeAccessIssue]
+    if tokenizer_of(model).name != "nucleotide":
         raise ValueError("--track: got a model of k-mers or BPE, want one with a token for each base")
 
 

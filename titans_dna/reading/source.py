@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from Bio.Seq import Seq, UndefinedSequenceError, reverse_complement
+from Bio.Seq import Seq, UndefinedSequenceError
 from Bio.SeqRecord import SeqRecord
 
 from titans_dna.genome.genome import Genome, open_genome
-from titans_dna.genome.intervals import read_bed
+from titans_dna.genome.intervals import Interval, read_bed
 from titans_dna.genome.records import LETTERS
-from titans_dna.genome.regions import Interval
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import KmerTokenizer, NucleotideTokenizer, Tokenizer
 
 _ALLOWED = LETTERS + LETTERS.lower()
@@ -61,7 +61,7 @@ class GenomeSource(Source):
     def part(self, number: int, start: int, end: int) -> bytes:
         _, interval, strand = self.records[number]
         if strand == "-":
-            return other_strand(self.genome.fetch(interval.contig, interval.end - end, interval.end - start))
+            return reverse_complement(self.genome.fetch(interval.contig, interval.end - end, interval.end - start))
         return self.genome.fetch(interval.contig, interval.start + start, interval.start + end)
 
 
@@ -142,7 +142,7 @@ class Strand:
 
     def _letters(self, start: int, end: int) -> bytes:
         if self._other:
-            return other_strand(self._source.part(self._number, self._bases - end, self._bases - start))
+            return reverse_complement(self._source.part(self._number, self._bases - end, self._bases - start))
         return self._source.part(self._number, start, end)
 
 
@@ -160,11 +160,6 @@ def tokenised(letters: bytes, tokenizer: Tokenizer, known: int = 0) -> Tokens:
         return Tokens(ids, None)
     # Overlapping k-mers: each adds the base it ends with, the first of a sequence all of its own.
     return Tokens(ids, np.diff(tokenizer.spans(letters)[:, 1], prepend=known))
-
-
-def other_strand(letters: bytes) -> bytes:
-    """The reverse complement; U counts as T."""
-    return bytes(reverse_complement(Seq(letters)))
 
 
 def _is_path(text: str) -> bool:

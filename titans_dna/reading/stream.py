@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from titans_dna.nn.model import TitansDNA, take_rows
+from titans_dna.nn.model import TitansDNA, take_rows, tokenizer_of
 from titans_dna.reading.source import Source, Strand, Tokens, layout, tokenised
 from titans_dna.tokens.tokenizer import Tokenizer
 from titans_dna.tokens.vocabulary import PAD
@@ -203,7 +203,7 @@ def stream(
     workers: processes that read and tokenise. progress: told of bases as they are done, a sequence's once.
     whole: what the model and the takers' heads are parts of, if there is such.
     """
-    tokenizer: Tokenizer = model.tokenizer  # pyright: ignore[reportAssignmentType]
+    tokenizer = tokenizer_of(model)
     strands = 1 + rc
     bases = [min(piece, together // (len(numbers) * strands)) for numbers in batches]
     tokens = [max(1, most // token_bases(tokenizer)) for most in bases]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from titans_dna.tasks.model import FineTuned
+from titans_dna.nn.finetuned import FineTuned
 
 
 def choose_trained(model: FineTuned, tune: str, rank: int) -> None:

@@ -8,16 +8,15 @@ import numpy as np
 import torch
 
 from titans_dna.baselines.bases import Bases, gather
-from titans_dna.baselines.linear import validation_loss
 from titans_dna.genome.stretches import Window
-from titans_dna.labels.data import reverse_complement
 from titans_dna.labels.windows import LabelledGenome
 from titans_dna.metrics.bases import evaluate_bases
-from titans_dna.metrics.sequences import Estimate
+from titans_dna.metrics.sequences import Estimate, validation_loss
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.reading.stream import group, padded
-from titans_dna.tasks.model import Batch, FineTuned, Question
 from titans_dna.tasks.score import score_bases
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 
 
 class BaseExamples:

@@ -9,15 +9,14 @@ import numpy as np
 
 from titans_dna.baselines.bases import baselines, gather
 from titans_dna.genome.genome import open_genomes
-from titans_dna.genome.intervals import Split, read_bed, split_by_bed, split_by_contig
-from titans_dna.genome.regions import Interval
+from titans_dna.genome.intervals import Interval, Split, read_bed, split_by_bed, split_by_blocks, split_by_contig
 from titans_dna.labels.annotation import read_annotation
-from titans_dna.labels.windows import LabelledGenome, split_bases_by_blocks
+from titans_dna.labels.windows import LabelledGenome
 from titans_dna.metrics.bases import evaluate_bases
+from titans_dna.nn.finetuned import Question
 from titans_dna.run.files import replacing
 from titans_dna.tasks.base_examples import BaseExamples
 from titans_dna.tasks.data_options import BaseOptions
-from titans_dna.tasks.model import Question
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.predict import IntervalWriter
 from titans_dna.tasks.results import Scored
@@ -117,4 +116,4 @@ def _split(options: BaseOptions, genome: Any) -> Split:
         return split_by_bed(read_bed(options.bed, genome), context=options.context)
     if options.test_contigs:
         return split_by_contig(genome, valid=options.valid_contigs, test=options.test_contigs, context=options.context)
-    return split_bases_by_blocks(genome, block=options.block, context=options.context)
+    return split_by_blocks(genome, valid_fraction=0.1, test_fraction=0.1, block=options.block, context=options.context)

@@ -9,18 +9,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from titans_dna.checkpoint import load
+from titans_dna.checkpoint import open_model
+from titans_dna.nn.model import TitansDNA
 from titans_dna.run.device import choose_device
 from titans_dna.run.files import replacing
 from titans_dna.run.run_file import read_options
 from titans_dna.tasks.adapters import check_tune
-from titans_dna.tasks.benchmark_table import SetResult, write_benchmark
 from titans_dna.tasks.directory import RUN
-from titans_dna.tasks.opened import refuse_finetuned
-from titans_dna.tasks.published import load_published
 from titans_dna.tasks.results import JSON, OURS
 from titans_dna.tasks.run import check_started, finetune
-from titans_dna.tasks.suite import find_sets
+from titans_dna.tasks.suite import SetResult, find_sets, load_published, write_benchmark
 from titans_dna.tasks.use_options import BenchmarkOptions
 
 BENCHMARK = "benchmark.yaml"
@@ -51,8 +49,7 @@ def benchmark(options: BenchmarkOptions, *, resume: bool = False) -> BenchmarkRe
     choose_device(options.run.accelerator)
     check_tune(options.tune.tune)
     if options.tune.model is not None:
-        refuse_finetuned(options.tune.model)
-        load(options.tune.model)
+        open_model(options.tune.model, TitansDNA)
     sets = find_sets(options.sets.root, options.sets.only)
     published = load_published(options.sets.suite)
     new = not directory.exists()

@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import torch
 
-from titans_dna.fingerprint import weights_fingerprint
+from titans_dna.checkpoint import UNSAVED, open_model
 from titans_dna.labels.data import LabelledData, Task
-from titans_dna.labels.known import read_known
+from titans_dna.labels.read import read_known
+from titans_dna.nn.finetuned import FineTuned
+from titans_dna.nn.model import weights_fingerprint
+from titans_dna.nn.state import load_state
 from titans_dna.reading.source import TextSource
-from titans_dna.reading.state_file import load_state
 from titans_dna.run.files import check_writable
 from titans_dna.run.progress import Progress
 from titans_dna.tasks.job import score_rows, write_pictures
-from titans_dna.tasks.opened import open_finetuned, want_sequences
 from titans_dna.tasks.results import OURS, table, write_results
-from titans_dna.tasks.saved import UNSAVED
 from titans_dna.tasks.score import score_all
 from titans_dna.tasks.use_options import EvaluateOptions, RowOptions
 
@@ -44,9 +44,13 @@ def evaluate_files(options: EvaluateOptions) -> Evaluated:
     """
     rows, scoring, out = options.rows, options.scoring, Path(options.rows.out)
     _check_output(out)
-    model = open_finetuned(rows.model, scoring.accelerator)
-    want_sequences(model, rows.model, "evaluate")
+    model = open_model(rows.model, FineTuned, scoring.accelerator)
     question = model.question
+    if question.unit == "base":
+        raise ValueError(
+            f"--model: {rows.model} has an answer for each base, and titans-dna evaluate takes a model with one answer for "
+            "each sequence"
+        )
     part, data = _read(rows, question.task, question.classes)
     if scoring.threads:
         torch.set_num_threads(scoring.threads)

@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from titans_dna.baselines.linear import validation_loss
-from titans_dna.labels.data import LabelledData, Rows, reverse_complement
-from titans_dna.metrics.sequences import Estimate, evaluate
+from titans_dna.labels.data import LabelledData, Rows
+from titans_dna.metrics.sequences import Estimate, evaluate, validation_loss
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.reading.stream import group, padded
-from titans_dna.tasks.model import Batch, FineTuned, Question
 from titans_dna.tasks.score import score_sequences
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
 
 SHUFFLED_TOGETHER = 32

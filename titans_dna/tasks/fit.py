@@ -15,11 +15,11 @@ from lightning import pytorch as pl
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.finetuned import Batch, FineTuned
+from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.run.signals import Interruption
 from titans_dna.tasks.adapters import choose_trained, merge_adapters
 from titans_dna.tasks.examples import Examples
-from titans_dna.tasks.model import Batch, FineTuned
 from titans_dna.tasks.module import FinetuneModule
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.progress import Progress
@@ -80,8 +80,7 @@ def build(options: FinetuneOptions, examples: Examples, backbone: TitansDNA, see
     scratch = options.tune.preset is not None or options.tune.tune == "scratch"
     own = TitansDNA(backbone.config) if scratch else copy.deepcopy(backbone)
     own.activation_checkpointing = options.run.activation_checkpointing
-    tokenizer = backbone.tokenizer
-    model = FineTuned(own, examples.question, tokenizer, options.tune.dropout)  # pyright: ignore[reportArgumentType]
+    model = FineTuned(own, examples.question, tokenizer_of(backbone), options.tune.dropout)
     tune = "scratch" if scratch else options.tune.tune
     for block in own.blocks:
         block.dropout = nn.Dropout(options.tune.dropout if tune in ("scratch", "full") else 0.0)

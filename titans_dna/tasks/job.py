@@ -14,12 +14,11 @@ from titans_dna.baselines.sequences import kmers, length, majority, positions
 from titans_dna.labels.data import LabelledData
 from titans_dna.labels.read import read_labelled
 from titans_dna.labels.report import deduplicated, report
-from titans_dna.metrics.predictions import plot_confusion, plot_roc, write_predictions
 from titans_dna.metrics.sequences import Estimate, evaluate
+from titans_dna.nn.finetuned import Question
 from titans_dna.tasks.examples import Examples, SequenceExamples
-from titans_dna.tasks.model import Question
 from titans_dna.tasks.options import FinetuneOptions
-from titans_dna.tasks.results import Scored
+from titans_dna.tasks.results import Scored, plot_confusion, plot_roc, write_predictions
 from titans_dna.tokens.tokenizer import Tokenizer
 
 PREDICTIONS, CONFUSION, ROC = "predictions.csv", "confusion.png", "roc.png"

@@ -11,7 +11,7 @@ from lightning import pytorch as pl
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 
-from titans_dna.tasks.model import Batch, FineTuned
+from titans_dna.nn.finetuned import Batch, FineTuned
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.train.optimiser import parameter_groups
 

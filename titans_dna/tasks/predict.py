@@ -9,19 +9,17 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import torch
 
-from titans_dna.fingerprint import weights_fingerprint
+from titans_dna.checkpoint import UNSAVED, open_model
 from titans_dna.genome.genome import open_genomes
-from titans_dna.genome.intervals import read_bed
-from titans_dna.genome.regions import Interval, merge, whole_contigs
+from titans_dna.genome.intervals import Interval, merge, read_bed, whole_contigs
+from titans_dna.nn.finetuned import FineTuned, Question
+from titans_dna.nn.model import weights_fingerprint
+from titans_dna.nn.state import load_state
 from titans_dna.reading.parts import PART_BASES, Unfinished, fingerprint
 from titans_dna.reading.source import GenomeSource, Record, genome_source
-from titans_dna.reading.state_file import load_state
 from titans_dna.reading.table import PLACES, PREDICTIONS, Block, Kinds, check_format, record_places, write_table
 from titans_dna.run.files import replacing
 from titans_dna.run.progress import Progress
-from titans_dna.tasks.model import FineTuned, Question
-from titans_dna.tasks.opened import open_finetuned
-from titans_dna.tasks.saved import UNSAVED
 from titans_dna.tasks.score import Windows, answers, score_batches, score_groups, score_shape, score_windows
 from titans_dna.tasks.use_options import PredictOptions
 from titans_dna.tokens.vocabulary import DIGITS
@@ -48,7 +46,7 @@ def predict_files(options: PredictOptions, resume: bool = False) -> Predicted:
         check_format(out, PREDICTIONS)
     inputs = [*files.fasta, files.bed, files.state]
     with Unfinished("predict", [out], inputs, overwrite=files.overwrite, resume=resume) as kept:
-        model = open_finetuned(files.model, scoring.accelerator)
+        model = open_model(files.model, FineTuned, scoring.accelerator)
         if scoring.threads:
             torch.set_num_threads(scoring.threads)
         if model.question.unit == "sequence":

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from titans_dna.checkpoint import load
+from titans_dna.checkpoint import FINETUNED, open_model, save
 from titans_dna.config import TitansConfig, preset_names
-from titans_dna.fingerprint import weights_fingerprint
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.device import choose_device
 from titans_dna.run.files import replacing
 from titans_dna.tasks.adapters import check_tune
@@ -24,10 +23,8 @@ from titans_dna.tasks.base_job import BaseJob
 from titans_dna.tasks.directory import REPORT, check_directory, check_same, open_directory, write_run
 from titans_dna.tasks.fit import Fitted, fit
 from titans_dna.tasks.job import Job, SequenceJob
-from titans_dna.tasks.opened import refuse_finetuned
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.results import OURS, Scored, table, write_results
-from titans_dna.tasks.saved import FILES, save_finetuned
 from titans_dna.tokens.tokenizer import make_tokenizer
 from titans_dna.train.progress import duration
 
@@ -60,7 +57,7 @@ def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResul
     device = choose_device(options.run.accelerator)
     job: Job = BaseJob(options) if options.bases.annotation else SequenceJob(options)
     backbone = _backbone(options)
-    job.check(backbone.tokenizer)  # pyright: ignore[reportArgumentType]
+    job.check(tokenizer_of(backbone))
     check_tune(options.tune.tune)
     about = {**job.describe(), "model": _fingerprint(options, backbone)}
     if resume:
@@ -106,14 +103,13 @@ def _fingerprint(options: FinetuneOptions, backbone: TitansDNA) -> str:
 def _backbone(options: FinetuneOptions) -> TitansDNA:
     tune = options.tune
     if tune.model is not None:
-        refuse_finetuned(tune.model)
-        return load(tune.model)
+        return open_model(tune.model, TitansDNA)
     name = str(tune.preset)
     config = TitansConfig.preset(name) if name in preset_names() else TitansConfig.from_yaml(name)
     config = config if tune.variant == "preset" else config.replace(variant=tune.variant)
     tokenizer = make_tokenizer("nucleotide")
     model = TitansDNA(config.replace(vocab_size=tokenizer.vocab_size))
-    model.tokenizer = tokenizer  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    model.tokenizer = tokenizer
     return model
 
 
@@ -133,11 +129,11 @@ def _run_seed(
     if (place / DONE).exists():
         print(f"seed {seed}: done before", flush=True)
         return None
-    examples = job.examples(backbone.tokenizer, seed)  # pyright: ignore[reportArgumentType]
+    examples = job.examples(tokenizer_of(backbone), seed)
     fitted = fit(place, options, examples, backbone, seed, device)
     if fitted.model is None:
         return fitted.signal or 2
-    save_finetuned(fitted.model, place)
+    save(fitted.model, place)
     fitted.model.to(device)
     scores = examples.scores(fitted.model, job.split)
     _finish_seed(place, fitted, scores)
@@ -180,7 +176,7 @@ def _report(
 ) -> FinetuneResult:
     """The best seed's model and predictions into the directory itself, and the table."""
     best = max(ours, key=lambda one: one.values["value"])
-    for name in FILES:
+    for name in FINETUNED.files:
         with replacing(directory / name) as aside:
             shutil.copyfile(best.place / name, aside)
     job.write(directory, best.scores)

@@ -39,7 +39,7 @@ from titans_dna.train.validate import validate
 RUN = "run.yaml"
 DATA = "data.json"
 SPLIT = "split.bed"
-_WRITTEN = (DATA, SPLIT, METRICS, checkpoint.CONFIG, checkpoint.TOKENIZER, MARKOV, PLOT, CARD, "tensorboard")
+_WRITTEN = (DATA, SPLIT, METRICS, checkpoint.LANGUAGE.config, checkpoint.TOKENIZER, MARKOV, PLOT, CARD, "tensorboard")
 
 
 class RunResult(NamedTuple):
@@ -100,7 +100,7 @@ def _check_directory(directory: Path, options: PretrainOptions, resume: bool) ->
         raise FileExistsError(f"--out: {directory} is a file, want a directory")
     if not _is_first():
         return
-    held = [name for name in (RUN, CHECKPOINT, checkpoint.WEIGHTS) if (directory / name).exists()]
+    held = [name for name in (RUN, CHECKPOINT, checkpoint.LANGUAGE.weights) if (directory / name).exists()]
     if held:
         raise FileExistsError(f"--out: {directory} holds another run ({held[0]}); add --resume, or name another one")
     # Somebody's own files, such as the README of a project.
