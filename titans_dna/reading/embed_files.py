@@ -78,7 +78,7 @@ def embed_files(options: EmbedOptions, resume: bool = False) -> Result:
 def embed_fingerprint(
     model: TitansDNA, source: GenomeSource, vectors: VectorOptions, plan: list[list[int]], state: str | None = None
 ) -> str:
-    """Digest of all that the parts depend on: weights, tokeniser, sequences, intervals, options, what is in which, and the
+    """Digest of all that the parts depend on: weights, tokenizer, sequences, intervals, options, what is in which, and the
     state file that they go on from. As version 0.1.0 had it."""
     chosen = {"pool": vectors.pool, "layer": vectors.layer, "rc": vectors.rc}
     known = (model.config.to_dict(), tokenizer_of(model).to_dict(), chosen, source.genome.fingerprint(), plan)

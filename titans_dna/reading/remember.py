@@ -28,7 +28,7 @@ class Read(NamedTuple):
 def remember(model: TitansDNA, sequences: Any, state: tuple[Any, ...] | None = None, *, piece: int = PIECE) -> Read:
     """Read sequences one after the other, as one, into a model's memory; memory use does not grow with their length.
 
-    model: with a tokeniser, as `titans_dna.load` gives it. sequences: as `embed` takes them: a sequence, an iterable of such,
+    model: with a tokenizer, as `titans_dna.load` gives it. sequences: as `embed` takes them: a sequence, an iterable of such,
         or the path of a sequence file, whose records are read in order.
     state: what an earlier call returned or `load_state` gave; None starts afresh. It is not changed.
     piece: bases per call of the model; it changes speed and memory, and no number beyond rounding.

@@ -196,7 +196,7 @@ def stream(
 ) -> Iterator[tuple[Sequence[int], T]]:
     """Sequences of a source through a model: each batch of numbers, and the taker that has all its hidden states.
 
-    model: with a tokeniser, in any mode; it computes without dropout and gradients where its weights are.
+    model: with a tokenizer, in any mode; it computes without dropout and gradients where its weights are.
     take: numbers of a batch → its taker. Its rows are the sequences in order; with rc, each is followed by its other strand.
     piece, together: most bases of each row, and of all rows together, per call.
     state: of one row, which each row goes on from; None is a fresh start. layer: see `TitansDNA.features`.
