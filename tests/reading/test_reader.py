@@ -9,9 +9,9 @@ from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.reading.embed import embed_batches
 from titans_dna.reading.remember import remember
 from titans_dna.reading.source import Source, Strand, TextSource, tokenised
-from titans_dna.reading.source import other_strand as turned
 from titans_dna.reading.stream import Ids, calls, group, padded, read, stream
 from titans_dna.tasks.score import score_all
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import make_tokenizer
 
 TOKENIZERS = (
@@ -32,7 +32,7 @@ def test_any_stretch_of_tokens_is_that_of_the_whole(name, other):
     texts = [text.encode() for text in draw(1, 2, 3, 5, 6, 7, 8, 9, 40, 47, 48)]
     source, rng = TextSource(texts), np.random.default_rng(0)
     for number, text in enumerate(texts):
-        whole = tokenised(turned(text) if other else text, tokenizer)
+        whole = tokenised(reverse_complement(text) if other else text, tokenizer)
         widths = np.ones(len(whole.ids)) if whole.widths is None else whole.widths
         assert widths.sum() == len(text)
         row = Strand(source, number, tokenizer, other)

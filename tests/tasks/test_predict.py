@@ -26,8 +26,13 @@ from titans_dna.tasks import predict as predicting
 from titans_dna.tasks import score as scoring
 from titans_dna.tasks.score import answers, predict, score_bases
 from titans_dna.tasks.use_options import PredictOptions, ScoringOptions, SequenceFileOptions
+<<<<<<< HEAD
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
+=======
+from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.tokenizer import NucleotideTokenizer
+>>>>>>> reading
 
 CLASSES = ("enhancer", "none", "promoter")
 TEXTS = {
@@ -192,7 +197,7 @@ def test_bases_from_python(files):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("place", ["genome_source", "open_finetuned"])
+@pytest.mark.parametrize("place", ["genome_source", "open_model"])
 def test_interrupted_before_the_first_sequence_leaves_nothing(files, capsys, monkeypatch, number, status, place):
     kept = getattr(predicting, place)
 
@@ -224,14 +229,14 @@ def test_an_interrupted_run_goes_on(files, capsys, monkeypatch, number, status, 
     out = "p.bed" if model == "bases" else "p.csv"
     line = ["--model", model, "--fasta", "many.fa", "--out", out, "--batch_size", "1", "--batch_bases", "64"]
     if model == "bases":
-        kept = predicting.open_finetuned
+        kept = predicting.open_model
 
         def short(*given):
             made = kept(*given)
             made.question = dataclasses.replace(made.question, window=32)
             return made
 
-        monkeypatch.setattr(predicting, "open_finetuned", short)
+        monkeypatch.setattr(predicting, "open_model", short)
     done, name = parts.Unfinished._file, "score_windows" if model == "bases" else "score_batches"
     with monkeypatch.context() as patch:
 

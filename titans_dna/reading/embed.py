@@ -33,7 +33,7 @@ def embed(
 ) -> np.ndarray | list[np.ndarray]:
     """Vectors of sequences, in their order: float32 [n, width], or with pool "none" a list of n arrays [bases, width].
 
-    model: one with a tokeniser, as `titans_dna.load` gives it; it computes where its weights are.
+    model: one with a tokenizer, as `titans_dna.load` gives it; it computes where its weights are.
     sequences: a sequence (str, bytes, Biopython's Seq or SeqRecord), an iterable of such, or the path of a FASTA,
         GenBank, EMBL or FASTQ file, one vector for each record. A string of nucleotide letters alone is a sequence,
         never a path.
@@ -48,7 +48,7 @@ def embed(
         sequence, and each strand of it, is read as what comes after that. It is not changed.
     batch_size, piece, workers: sequences side by side, bases of each per call of the model, and processes that read
         and tokenise. They change speed and memory, and no vector. A sequence of any length takes the memory of a piece,
-        and with a tokeniser of byte-pair encoding a few bytes a base for its tokens; pool "none" takes all its vectors.
+        and with a tokenizer of byte-pair encoding a few bytes a base for its tokens; pool "none" takes all its vectors.
     reverse_complement: the name of `rc` in version 0.1.
 
     Raises ValueError naming the argument for an empty sequence, a letter that is no nucleotide code, or a value out of
@@ -117,7 +117,7 @@ def vector_dtype(model: TitansDNA) -> type[np.floating[Any]]:
 
 
 def check_arguments(model: TitansDNA, pool: str, layer: int, batch_size: int, piece: int, workers: int) -> None:
-    """ValueError for a model without a tokeniser, and for values out of range."""
+    """ValueError for a model without a tokenizer, and for values out of range."""
     tokenizer_of(model)
     if pool not in POOLS:
         raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLS)}")

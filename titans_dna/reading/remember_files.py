@@ -105,7 +105,7 @@ class _Job:
         scored: bool,
         mark: Path,
     ) -> None:
-        tokenizer: Any = model.tokenizer
+        tokenizer = tokenizer_of(model)
         self.model, self.source, self.tokenizer, self.mark = model, source, tokenizer, mark
         self.piece = max(1, options.speed.piece // token_bases(tokenizer))
         self.every = options.speed.save_every * 60

@@ -13,9 +13,14 @@ from Bio.SeqRecord import SeqRecord
 from titans_dna.genome.genome import Genome, open_genome
 from titans_dna.genome.intervals import Interval, read_bed
 from titans_dna.genome.records import LETTERS
+<<<<<<< HEAD
 from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.tokenizer import Tokenizer
+=======
+from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.tokenizer import KmerTokenizer, NucleotideTokenizer, Tokenizer
+>>>>>>> reading
 
 _ALLOWED = LETTERS + LETTERS.lower()
 _LONGEST_PATH = 4096
@@ -62,7 +67,7 @@ class GenomeSource(Source):
     def part(self, number: int, start: int, end: int) -> bytes:
         _, interval, strand = self.records[number]
         if strand == "-":
-            return other_strand(self.genome.fetch(interval.contig, interval.end - end, interval.end - start))
+            return reverse_complement(self.genome.fetch(interval.contig, interval.end - end, interval.end - start))
         return self.genome.fetch(interval.contig, interval.start + start, interval.start + end)
 
 
@@ -143,7 +148,7 @@ class Strand:
 
     def _letters(self, start: int, end: int) -> bytes:
         if self._other:
-            return other_strand(self._source.part(self._number, self._bases - end, self._bases - start))
+            return reverse_complement(self._source.part(self._number, self._bases - end, self._bases - start))
         return self._source.part(self._number, start, end)
 
 
@@ -163,11 +168,14 @@ def tokenised(letters: bytes, tokenizer: Tokenizer, known: int = 0) -> Tokens:
     return Tokens(ids, np.diff(tokenizer.spans(letters)[:, 1], prepend=known))
 
 
+<<<<<<< HEAD
 def other_strand(letters: bytes) -> bytes:
     """The reverse complement; U counts as T."""
     return bytes(reverse_complement(Seq(letters)))
 
 
+=======
+>>>>>>> reading
 def _is_path(text: str) -> bool:
     if not text or not text.encode("ascii", "replace").translate(None, _ALLOWED) or len(text) > _LONGEST_PATH:
         return False

@@ -185,8 +185,8 @@ def stream(
     batches: Sequence[Sequence[int]],
     take: Callable[[Sequence[int]], T],
     *,
-    piece: int | None = None,
-    together: int | None = None,
+    piece: int = sys.maxsize,
+    together: int = sys.maxsize,
     rc: bool = False,
     layer: int = -1,
     state: tuple[Any, ...] | None = None,
@@ -196,20 +196,17 @@ def stream(
 ) -> Iterator[tuple[Sequence[int], T]]:
     """Sequences of a source through a model: each batch of numbers, and the taker that has all its hidden states.
 
-    model: with a tokeniser, in any mode; it computes without dropout and gradients where its weights are.
+    model: with a tokenizer, in any mode; it computes without dropout and gradients where its weights are.
     take: numbers of a batch → its taker. Its rows are the sequences in order; with rc, each is followed by its other strand.
-    piece, together: bases of each row, and of all rows together, per call; at least one of the two.
+    piece, together: most bases of each row, and of all rows together, per call.
     state: of one row, which each row goes on from; None is a fresh start. layer: see `TitansDNA.features`.
     workers: processes that read and tokenise. progress: told of bases as they are done, a sequence's once.
     whole: what the model and the takers' heads are parts of, if there is such.
     """
     tokenizer = tokenizer_of(model)
     strands = 1 + rc
-    limits = [
-        piece if together is None else min(piece or together, together // (len(one) * strands)) for one in batches
-    ]
-    assert all(limit is not None for limit in limits), "piece or together"
-    tokens = [max(1, cast(int, limit) // token_bases(tokenizer)) for limit in limits]
+    bases = [min(piece, together // (len(numbers) * strands)) for numbers in batches]
+    tokens = [max(1, most // token_bases(tokenizer)) for most in bases]
     dataset = _Calls(source, batches, tokens, tokenizer, rc)
     loader = _load(dataset, min(workers, len(dataset)))
     if state is not None and layer != -1:
