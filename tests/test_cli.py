@@ -82,7 +82,7 @@ BAD = {
     "model range": (f"{BASE} --model.heads 3", "--model.heads: got 3"),
     "lane": (f"{BASE} --lane 100", "--lane: got 100, want a multiple of --context (64)"),
     "tokenizer": (f"{BASE} --tokenizer words", "tokenizer: got 'words'"),
-    "resume nothing": (f"{BASE} --resume", "--resume: out holds no run to resume"),
+    "resume nothing": (f"{BASE} --resume", "--resume: out holds no run of titans-dna pretrain to resume"),
     "contig split": (f"{BASE} --split contig --valid_contigs three", "'three'"),
     "bed split": (f"{BASE} --split bed", "--bed: got none"),
 }
@@ -149,7 +149,7 @@ def test_help_names_units_and_defaults(capsys):
     text = " ".join(out.split())
     assert status == 0
     for words in (
-        "Sequence data", "Training", "Bases of a training window. (type: int, default: 1024)", "--model.memory_depth",
+        "Sequence data", "Training", "Bases of a training window. (default: 1024)", "--model.memory_depth",
         "0-based half-open", "minutes",
     ):  # fmt: skip
         assert words in text

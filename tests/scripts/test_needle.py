@@ -5,11 +5,13 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from bench_needle import main
 from needle.background import read_background, stretches
 from needle.gates import read_gates
 from needle.models import build, load_model, save_model
@@ -27,6 +29,7 @@ from needle.words import draw_pairs, training_rows
 from titans_dna.nn.model import Output
 from titans_dna.tokens.vocabulary import BASE, RESERVED, SEP
 
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_needle.py"
 SMALL = NeedleOptions(
     NeedleRunOptions(out="unused"),
     NeedleTaskOptions(needles=(1, 4), rows=(3, 2), distances=(100, 250, 700), piece=200),
@@ -309,15 +312,13 @@ BAD = {
     "file": ("--out x --fasta nope.fa", "nope.fa: no such file"),
     "short": ("--out x --fasta short.fa", "--fasta: got 400 bases A, C, G and T, want at least 8,192"),
     "taken": ("--out full", "--out: full is not empty; add --resume"),
-    "nothing to resume": ("--out full --resume", "holds no bench needle run to resume"),
+    "nothing to resume": ("--out full --resume", "holds no run of titans-dna bench needle to resume"),
     "another run": ("--out run --resume --steps 7", "--resume: --steps: got 7, want 5"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(case, tmp_path, monkeypatch, capsys):
-    from titans_dna.cli import main
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short.fa").write_text(">a\n" + "ACGT" * 100 + "\n")
     for name in ("full", "run"):
@@ -328,10 +329,10 @@ def test_bad_input(case, tmp_path, monkeypatch, capsys):
     if case == "another run":
         monkeypatch.setattr("needle.run._plain", lambda options: {"steps": options.train.steps})
     with pytest.raises(SystemExit) as stop:
-        main(["bench", "needle", *arguments.split()])
+        main(arguments.split())
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert error.startswith("titans-dna: error: ")
+    assert error.startswith("bench_needle.py: error: ")
     assert error.count("\n") == 1
     assert wanted in error
     assert not (tmp_path / "x").exists()
@@ -341,7 +342,7 @@ def test_from_end_to_end(tmp_path):
     """The verb trains, tests and reports; killed after a model, it goes on and leaves what is done alone."""
     out = tmp_path / "run"
     arguments = [
-        sys.executable, "-m", "titans_dna.cli", "bench", "needle", "--out", str(out), "--models", "lmm",
+        sys.executable, str(SCRIPT), "--out", str(out), "--models", "lmm",
         "transformer-full", "--steps", "2", "--train_length", "256", "--batch", "1", "--width", "16", "--layers", "1",
         "--needles", "1", "2", "--rows", "2", "1", "--distances", "50", "300", "--full_limit", "100", "--threads", "1",
     ]  # fmt: skip

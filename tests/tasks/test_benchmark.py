@@ -134,7 +134,7 @@ def test_gue_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
         2, "titans-dna: error: --out: b holds another benchmark; add --resume, or name another directory\n"
     )  # fmt: skip
     status, _, err = call(capsys, "--resume", "--out", "b", "--lr", "0.1")
-    assert (status, err) == (2, "titans-dna: error: --resume: --lr: got 0.1, but the benchmark to resume has 0.0\n")
+    assert (status, err) == (2, "titans-dna: error: --resume: --lr: got 0.1, but the run to resume has 0.0\n")
 
     status, said, err = call(capsys, "--resume", "--out", "b")
     assert status == 0, err
@@ -227,7 +227,7 @@ BAD = {
     "no such model": ("--root gb --model nope", "nope"),
     "fine-tuned": ("--root gb --model tuned", "--model: tuned holds a fine-tuned model"),
     "two models": ("--root gb --model tuned --preset tiny", "--model: got it and --preset, want one of the two"),
-    "nothing to resume": ("--root gb --resume", "--resume: b holds no benchmark to resume"),
+    "nothing to resume": ("--root gb --resume", "--resume: b holds no run of titans-dna benchmark to resume"),
     "not empty": ("--root gb --out gb", "--out: gb is not empty"),
 }
 

@@ -24,10 +24,9 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.adapters import choose_trained, merge_adapters
-from titans_dna.tasks.data_options import LabelOptions
 from titans_dna.tasks.fit import build
 from titans_dna.tasks.model import FineTuned, Question
-from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
+from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
 from titans_dna.tasks.rounds import Rounds
 from titans_dna.tasks.saved import load_finetuned
 from titans_dna.tasks.score import score_sequences
@@ -269,7 +268,7 @@ def test_without_a_test_split_the_table_says_so(tmp_path):
         ),
         (["--out", "DATA"], "is not empty, want a new or an empty directory"),
         (["--out", "DATA/train.csv"], "train.csv is a file, want a directory"),
-        (["--resume"], "holds no run to resume"),
+        (["--resume"], "holds no run of titans-dna finetune to resume"),
         (["--context", "64"], "--context: got it without --annotation"),
         (
             ["--fasta", "x.fa", "--annotation", "x.bed", "--data", "DATA", "--test", "y.csv"],

@@ -20,7 +20,7 @@ from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.genome.genome import open_genomes
 from titans_dna.nn.model import TitansDNA
 from titans_dna.reading.embed import check_arguments, embed_batches, plan_batches, token_bases
-from titans_dna.reading.embed_options import EmbedOptions, FileOptions, VectorOptions
+from titans_dna.reading.options import EmbedOptions, FileOptions, VectorOptions
 from titans_dna.reading.parts import PLAN, Parts, claim, parts_folder
 from titans_dna.reading.source import GenomeSource, genome_source
 from titans_dna.reading.state_file import load_state

@@ -15,8 +15,8 @@ import torch
 from titans_dna.checkpoint import load
 from titans_dna.genome.genome import open_genomes
 from titans_dna.nn.model import TitansDNA
+from titans_dna.reading.options import ReadOptions, RememberOptions
 from titans_dna.reading.remember import Reader, is_finite, pieces_of
-from titans_dna.reading.remember_options import ReadOptions, RememberOptions
 from titans_dna.reading.source import GenomeSource, genome_source
 from titans_dna.reading.state_file import Remembered, load_state, model_fingerprint, save_state
 from titans_dna.reading.track import Track

@@ -16,10 +16,9 @@ from titans_dna.labels.windows import LabelledGenome, split_bases_by_blocks
 from titans_dna.metrics.bases import evaluate_bases
 from titans_dna.run.files import replacing
 from titans_dna.tasks.base_examples import BaseExamples
-from titans_dna.tasks.data_options import BaseOptions
 from titans_dna.tasks.intervals_out import IntervalWriter
 from titans_dna.tasks.model import Question
-from titans_dna.tasks.options import FinetuneOptions
+from titans_dna.tasks.options import BaseOptions, FinetuneOptions
 from titans_dna.tasks.results import Scored
 from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
 
@@ -38,8 +37,8 @@ class BaseJob:
         self.options = options
         self.data = read_labelled_genome(options.bases)
         task = "binary" if len(self.data.classes) == 2 else "multiclass"
-        bases = options.bases
-        self.question = Question(task, self.data.classes, "base", both_strands=bases.both_strands, window=bases.context)
+        both, window = options.tune.rc, options.bases.context
+        self.question = Question(task, self.data.classes, "base", both_strands=both, window=window)
         self._methods = {one.__name__: one for one in baselines(self.data)}
         self.baselines = tuple(self._methods)
 

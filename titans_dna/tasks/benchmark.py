@@ -136,7 +136,7 @@ def _check_directory(directory: Path, options: BenchmarkOptions, resume: bool) -
 def _open_directory(directory: Path, options: BenchmarkOptions) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with replacing(directory / BENCHMARK) as aside:
-        text = yaml.safe_dump(options.to_dict(), sort_keys=False)
+        text = yaml.safe_dump(options.resolved().to_dict(), sort_keys=False)
         aside.write_text(f"# titans-dna {version('titans-dna')}\n{text}", encoding="utf-8")
 
 
