@@ -71,11 +71,11 @@ def save(model: TitansDNA | FineTuned, directory: str | Path, tokenizer: Tokeniz
     """
     if isinstance(model, FineTuned):
         form, config, about = FINETUNED, model.backbone.config, {"question": model.question.to_dict()}
-        tokenizer = tokenizer or model.tokenizer
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
     else:
         form, config = LANGUAGE, model.config
         about = {"model_type": MODEL_TYPE, "architectures": ["TitansDNAForCausalLM"]}
-        tokenizer = tokenizer or tokenizer_of(model)
+        tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
     if tokenizer.vocab_size != config.vocab_size:
         raise ValueError(f"tokenizer: got {tokenizer.vocab_size} ids, want the model's {config.vocab_size}")
     directory = Path(directory)
@@ -108,9 +108,13 @@ def load(source: str | Path, want: Any = None) -> Any:
     return _read(*_find(source, want, "source"))
 
 
-def open_model(source: str | Path, want: type[Model], accelerator: str = "cpu") -> Model:
+@overload
+def open_model(source: str | Path, want: None, accelerator: str = "cpu", threads: int = 0) -> TitansDNA | FineTuned: ...
+@overload
+def open_model(source: str | Path, want: type[Model], accelerator: str = "cpu", threads: int = 0) -> Model: ...
+def open_model(source: str | Path, want: Any, accelerator: str = "cpu", threads: int = 0) -> Any:
     """What a verb's `--model` names, by `load`, on its device. Raises ValueError where that is missing."""
-    return _read(*_find(source, want, "--model")).to(choose_device(accelerator))
+    return _read(*_find(source, want, "--model")).to(choose_device(accelerator, threads))
 
 
 def push(
@@ -264,9 +268,12 @@ def _check_size(found: dict[str, Tensor], config: TitansConfig, question: Questi
     """ValueError for a configuration of a model that is beyond all measure of its file, before memory is taken for it."""
     want, got = config.parameters, sum(value.numel() for value in found.values())
     if question is not None:
-        want += question.outputs * config.width * (question.bins if question.pool == "bins" else 1)
+        want += config.width * (
+            question.outputs * (question.bins if question.pool == "bins" else 1)
+            - (0 if config.tie_embeddings else config.vocab_size)
+        )
     if want > max(_LEAST, _TIMES * got):
-        raise ValueError(f"{path}: got {got:,} values, want {min(want, 10**18):,} or more for this configuration")
+        raise ValueError(f"{path}: got {got:,} values, want at least {min(want, 10**18):,} for this configuration")
     if config.layers > len(found):
         raise ValueError(
             f"{path}: got {len(found)} weights, want those of {config.layers:,} blocks for this configuration"
@@ -287,7 +294,7 @@ def _put(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
     for name in sorted(wanted.keys() | found.keys()):
         got, want = (list(part[name].shape) if name in part else "nothing" for part in (found, wanted))
         if got != want:
-            raise ValueError(f"{path}: {name}: got {got}, want {want} for this configuration")
+            raise ValueError(f"{path}: {' '.join(name.split())}: got {got}, want {want} for this configuration")
         if not found[name].is_floating_point():
             raise ValueError(f"{path}: {name}: got {found[name].dtype}, want floating point")
     model.load_state_dict(found, strict=False)

@@ -13,8 +13,9 @@ from titans_dna.labels.windows import LabelledGenome
 from titans_dna.metrics.bases import evaluate_bases
 from titans_dna.metrics.sequences import Estimate, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
-from titans_dna.tasks.base_score import rows_of, score_bases
-from titans_dna.tasks.within import within
+from titans_dna.reading.stream import group, padded
+from titans_dna.tasks.score import score_bases
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
 
 
@@ -41,7 +42,7 @@ class BaseExamples:
         """Windows at random places of the training intervals."""
         windows = self.data.draw(self.seed, number, self.batch_size, reverse_complement=self.augment)
         lengths = np.array([window.end - window.start for window in windows])
-        return [self._batch([windows[i] for i in part]) for part in within(lengths, self.batch_bases)]
+        return [self._batch([windows[i] for i in part]) for part in group(lengths, bases=self.batch_bases)]
 
     def scores(self, model: FineTuned, split: str) -> np.ndarray:
         """Probabilities of the windows of a split, laid end to end: float64 [bases, classes]."""
@@ -66,9 +67,11 @@ class BaseExamples:
 
     def _batch(self, windows: list[Window]) -> Batch:
         examples = [self.data.example(window) for window in windows]
-        ids, widths = rows_of([one.bases for one in examples])
+        tokenizer, letters = NucleotideTokenizer(), [one.bases for one in examples]
+        ids, widths = padded(letters, tokenizer)
         labels = np.full(ids.shape, -1)
         for row, one in enumerate(examples):
             labels[row, : len(one.labels)] = np.where(one.known, one.labels.astype(np.int64), -1)
-        other = rows_of([reverse_complement(one.bases) for one in examples])[0] if self.question.both_strands else None
+        turned = [reverse_complement(one) for one in letters]
+        other = padded(turned, tokenizer)[0] if self.question.both_strands else None
         return Batch(ids, widths, torch.from_numpy(labels), other)

@@ -8,14 +8,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.metrics.sequences import Estimate, evaluate, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
-from titans_dna.reading.source import strands
+from titans_dna.reading.stream import group, padded
 from titans_dna.tasks.score import score_sequences
-from titans_dna.tasks.within import within
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
 
@@ -84,8 +82,8 @@ class SequenceExamples:
             sequences = [mutated(one, self.mutate, rng) for one in sequences]
         labels = torch.from_numpy(self.data.train.labels[chosen].copy())
         return [
-            Batch(*padded([sequences[i] for i in part], self.tokenizer), labels[torch.from_numpy(part)])
-            for part in within(self._lengths[chosen], self.batch_bases)
+            Batch(*padded([sequences[i] for i in part], self.tokenizer), labels[torch.tensor(part)])
+            for part in group(self._lengths[chosen], bases=self.batch_bases)
         ]
 
     def scores(self, model: FineTuned, split: str) -> np.ndarray:
@@ -123,14 +121,3 @@ def mutated(letters: bytes, share: float, rng: np.random.Generator) -> bytes:
     found = np.frombuffer(letters, dtype=np.uint8)
     random = _LETTERS[rng.integers(4, size=len(found))]
     return np.where(rng.random(len(found)) < share, random, found).tobytes()
-
-
-def padded(sequences: Sequence[bytes], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-    """Ids and the bases that each token adds, [b, t] both, padded on the right."""
-    rows = [strands(one, tokenizer, both=False)[0] for one in sequences]
-    ids = np.full((len(rows), max(1, *(len(row.ids) for row in rows))), tokenizer.pad_id, dtype=np.int64)
-    widths = np.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row.ids)] = row.ids
-        widths[place, : len(row.ids)] = 1 if row.widths is None else row.widths
-    return torch.from_numpy(ids), torch.from_numpy(widths)

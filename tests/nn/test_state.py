@@ -1,6 +1,7 @@
 """What a model remembers, as a file: read back it goes on as if it had never been away."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -44,6 +45,35 @@ def test_reading_goes_on_from_a_file(tmp_path, variant, cut, gates):
     torch.testing.assert_close(model(ids[1:, cut:], one).logits, whole[1:], rtol=1e-9, atol=1e-9)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_identical_states_are_identical_files(tmp_path, variant):
+    model = build(variant)
+    about, more = {"bases": 30, "read": ["a:0-30"]}, {"b": torch.ones(3), "a": torch.ones(2, 2)}
+    for i in range(12):
+        save_state(tmp_path / str(i), model(draw(30)).state, model, about, more)
+    assert len({(tmp_path / str(i)).read_bytes() for i in range(12)}) == 1
+
+
+KINDS = {"titans_kernels.state:MemoryState", "titans_dna.memory:NeuralMemoryState", "tuple"}
+MORE_KINDS = {
+    "lmm": set(),
+    "mac": {"titans_dna.blocks:MACState", "titans_dna.attention:SegmentState"},
+    "mag": {"titans_dna.blocks:MAGState", "titans_dna.attention:SlidingState"},
+    "mal": {"titans_dna.blocks:MAGState", "titans_dna.attention:SlidingState"},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_classes_have_the_names_of_version_0_1_0_on_the_disk(tmp_path, variant):
+    model = build(variant)
+    save_state(tmp_path / "one", model(draw(30)).state, model)
+    with safe_open(tmp_path / "one", "pt") as file:
+        structure = file.metadata()["structure"]
+    assert set(re.findall(r'"kind": "([^"]*)"', structure)) == KINDS | MORE_KINDS[variant]
+
+
 def test_only_the_model_that_wrote_it(tmp_path):
     model = build("mag")
     save_state(tmp_path / "one", model(draw(30)).state, model)
@@ -82,8 +112,33 @@ def test_a_state_makes_no_class_but_ours(tmp_path):
     save_state(path, model(draw(30)).state, model)
     with safe_open(path, "pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for kind in ("subprocess:Popen", "titans_dna.model:TitansDNA", "titans_dna.nothing:Nothing", ["list"]):
+        structure = json.loads(metadata["structure"])
+        structure["items"][0]["kind"] = kind
+        save_file(tensors, path, {**metadata, "structure": json.dumps(structure)})
+        with pytest.raises(ValueError, match="want a state class of titans_dna"):
+            load_state(path, model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s["items"][0]["fields"].pop("scan"),
+        lambda s: s["items"][0].pop("fields"),
+        lambda s: s["items"][0].update(fields=[1]),
+        lambda s: s["items"][0]["fields"].update(convolution={"tensor": 999}),
+        lambda s: s["items"][0]["fields"].update(convolution={"tensor": "x"}),
+        lambda s: s["items"][0]["fields"].update(more=1),
+    ],
+)
+def test_a_damaged_structure_is_one_line(tmp_path, change):
+    model, path = build("lmm"), tmp_path / "one"
+    save_state(path, model(draw(30)).state, model)
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     structure = json.loads(metadata["structure"])
-    structure["items"][0]["kind"] = "subprocess:Popen"
+    change(structure)
     save_file(tensors, path, {**metadata, "structure": json.dumps(structure)})
-    with pytest.raises(ValueError, match="want a state class of titans_dna"):
+    with pytest.raises(ValueError, match="one: truncated or damaged") as caught:
         load_state(path, model)
+    assert "\n" not in str(caught.value)
