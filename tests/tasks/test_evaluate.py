@@ -11,31 +11,20 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
-from titans_dna.tasks.model import Question
-from titans_dna.tasks.saved import save_finetuned
 
 import titans_dna
 from titans_dna import checkpoint
-from titans_dna.checkpoint import load_finetuned
+from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.nn.finetuned import FineTuned
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-<<<<<<< HEAD
-from titans_dna.tasks.cnn import Batch
-from titans_dna.tasks.sequences import padded
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
-from titans_dna.tokens.strands import reverse_complement
-=======
+from titans_dna.reading.stream import padded
 from titans_dna.run.signals import Stopped
 from titans_dna.tasks import evaluate as evaluating
 from titans_dna.tasks.evaluate import evaluate, evaluate_files
-from titans_dna.tasks.model import Batch, FineTuned, Question
-from titans_dna.tasks.saved import load_finetuned, save_finetuned
-from titans_dna.tasks.sequences import padded
 from titans_dna.tasks.use_options import EvaluateOptions, RowOptions, ScoringOptions
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
->>>>>>> train
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 CLASSES = ("zebra", "ant")
 """Not sorted: a map that cannot be had from the data."""
@@ -52,7 +41,7 @@ def make(folder, task="binary", classes=CLASSES, **question):
     with torch.no_grad():
         texts = [text.encode() for text, _ in rows(40, [0], seed=3)]
         model.head.output.bias -= model.eval()(Batch(*padded(texts, model.tokenizer), torch.zeros(40))).mean(0)
-    save_finetuned(model, folder)
+    save(model, folder)
     return folder
 
 
@@ -115,7 +104,7 @@ def test_metrics_and_label_map(model, tmp_path):
 
     found = read(out / "predictions.csv")
     assert [row["label"] for row in found] == [label for _, label in data]
-    one = load_finetuned(model)
+    one = titans_dna.load(model)
     for (text, _), row in zip(data, found, strict=True):
         pair = [text.encode(), reverse_complement(text.encode())]
         with torch.no_grad():
@@ -187,7 +176,7 @@ def test_from_python(model, tmp_path, capsys):
     """The figures of the verb, and what it cannot do in one line."""
     for name, some in (("test", rows(30, CLASSES, 1)), ("train", rows(20, CLASSES))):
         table(tmp_path / "set" / f"{name}.csv", some)
-    one = load_finetuned(model)
+    one = titans_dna.load(model)
     assert call(capsys, "--model", model, "--data", tmp_path / "set", "--out", tmp_path / "ev")[0] == 0
     found = evaluate(one, "set", root=tmp_path)
     assert {name: (float(row["value"]), float(row["low"])) for name, row in measured(tmp_path / "ev").items()} == {
@@ -327,7 +316,7 @@ def bad_files(tmp_path_factory, model):
     tokenizer = NucleotideTokenizer()
     checkpoint.save(TitansDNA(TitansConfig.preset("tiny", variant="lmm")), folder / "pretrained", tokenizer)
     backbone = TitansDNA(TitansConfig.preset("tiny", variant="lmm"))
-    save_finetuned(FineTuned(backbone, Question("binary", CLASSES, "base"), tokenizer), folder / "bases")
+    save(FineTuned(backbone, Question("binary", CLASSES, "base"), tokenizer), folder / "bases")
     return folder
 
 
@@ -356,7 +345,7 @@ def test_values_that_are_not_defined_stay_out_of_the_json(model, tmp_path, capsy
 
 @torch.no_grad()
 def test_rows_are_read_after_what_a_state_remembers(model, tmp_path, capsys):
-    backbone = load_finetuned(model).backbone
+    backbone = titans_dna.load(model).backbone
     before = "".join(np.random.default_rng(9).choice(list("ACGT"), 90))
     titans_dna.save_state(tmp_path / "before", titans_dna.remember(backbone, before).state, backbone)
     table(tmp_path / "x.csv", rows(12, ["ant", "zebra"]))
@@ -365,7 +354,7 @@ def test_rows_are_read_after_what_a_state_remembers(model, tmp_path, capsys):
         assert call(capsys, *line, *more)[0] == 0
     plain, after = (read(tmp_path / name / "predictions.csv") for name in ("plain", "after"))
     assert "after what" in (tmp_path / "after" / "results.md").read_text()
-    one = load_finetuned(model)
+    one = titans_dna.load(model)
     for (text, _), row, without in zip(rows(12, ["ant", "zebra"]), after, plain, strict=True):
         scores = []
         for strand in (text.encode(), reverse_complement(text.encode())):

@@ -6,15 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from titans_dna.checkpoint import open_model
 from titans_dna.genome.genome import open_genomes
-<<<<<<< HEAD
-from titans_dna.nn.model import TitansDNA, weights_fingerprint
-=======
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
->>>>>>> reading
 from titans_dna.nn.state import load_state
 from titans_dna.reading.embed import check_arguments, embed_batches, vector_dtype
 from titans_dna.reading.embed_options import EmbedOptions, VectorOptions
@@ -49,13 +44,7 @@ def embed_files(options: EmbedOptions, resume: bool = False) -> Result:
     check_format(out, VECTORS)
     inputs = [*files.fasta, files.bed, files.state]
     with Unfinished("embed", vector_files(out), inputs, overwrite=files.overwrite, resume=resume) as kept:
-<<<<<<< HEAD
         model = open_model(files.model, TitansDNA, speed.accelerator, speed.threads)
-=======
-        model = open_model(files.model, TitansDNA, speed.accelerator)
-        if speed.threads:
-            torch.set_num_threads(speed.threads)
->>>>>>> reading
         check_arguments(model, vectors.pool, vectors.layer, speed.batch_size, speed.piece, speed.workers)
         state = None if files.state is None else load_state(files.state, model).state
         source = genome_source(open_genomes(files.fasta), files.bed)
@@ -86,11 +75,7 @@ def embed_files(options: EmbedOptions, resume: bool = False) -> Result:
 def embed_fingerprint(
     model: TitansDNA, source: GenomeSource, vectors: VectorOptions, plan: list[list[int]], state: str | None = None
 ) -> str:
-<<<<<<< HEAD
-    """Digest of all that the parts depend on: weights, tokeniser, sequences, intervals, options, what is in which, and the
-=======
     """Digest of all that the parts depend on: weights, tokenizer, sequences, intervals, options, what is in which, and the
->>>>>>> reading
     state file that they go on from. As version 0.1.0 had it."""
     chosen = {"pool": vectors.pool, "layer": vectors.layer, "rc": vectors.rc}
     known = (model.config.to_dict(), tokenizer_of(model).to_dict(), chosen, source.genome.fingerprint(), plan)

@@ -28,11 +28,7 @@ class Read(NamedTuple):
 def remember(model: TitansDNA, sequences: Any, state: tuple[Any, ...] | None = None, *, piece: int = PIECE) -> Read:
     """Read sequences one after the other, as one, into a model's memory; memory use does not grow with their length.
 
-<<<<<<< HEAD
-    model: with a tokeniser, as `titans_dna.load` gives it. sequences: as `embed` takes them: a sequence, an iterable of such,
-=======
     model: with a tokenizer, as `titans_dna.load` gives it. sequences: as `embed` takes them: a sequence, an iterable of such,
->>>>>>> reading
         or the path of a sequence file, whose records are read in order.
     state: what an earlier call returned or `load_state` gave; None starts afresh. It is not changed.
     piece: bases per call of the model; it changes speed and memory, and no number beyond rounding.
@@ -42,17 +38,10 @@ def remember(model: TitansDNA, sequences: Any, state: tuple[Any, ...] | None = N
     """
     if piece < 1:
         raise ValueError(f"piece: got {piece}, want at least 1")
-<<<<<<< HEAD
-    source = as_source(sequences)
-    if not len(source.lengths):
-        raise ValueError("sequences: got none, want at least one")
-    tokenizer = tokenizer_of(model)
-=======
     tokenizer = tokenizer_of(model)
     source = as_source(sequences)
     if not len(source.lengths):
         raise ValueError("sequences: got none, want at least one")
->>>>>>> reading
     bits, tokens = Bits(tokenizer), max(1, piece // token_bases(tokenizer))
     with evaluating(model):
         for number in range(len(source.lengths)):

@@ -13,14 +13,10 @@ from Bio.SeqRecord import SeqRecord
 from titans_dna.genome.genome import Genome, open_genome
 from titans_dna.genome.intervals import Interval, read_bed
 from titans_dna.genome.records import LETTERS
-<<<<<<< HEAD
 from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
-from titans_dna.tokens.tokenizer import Tokenizer
-=======
 from titans_dna.tokens.strands import reverse_complement
-from titans_dna.tokens.tokenizer import KmerTokenizer, NucleotideTokenizer, Tokenizer
->>>>>>> reading
+from titans_dna.tokens.tokenizer import Tokenizer
 
 _ALLOWED = LETTERS + LETTERS.lower()
 _LONGEST_PATH = 4096
@@ -168,14 +164,6 @@ def tokenised(letters: bytes, tokenizer: Tokenizer, known: int = 0) -> Tokens:
     return Tokens(ids, np.diff(tokenizer.spans(letters)[:, 1], prepend=known))
 
 
-<<<<<<< HEAD
-def other_strand(letters: bytes) -> bytes:
-    """The reverse complement; U counts as T."""
-    return bytes(reverse_complement(Seq(letters)))
-
-
-=======
->>>>>>> reading
 def _is_path(text: str) -> bool:
     if not text or not text.encode("ascii", "replace").translate(None, _ALLOWED) or len(text) > _LONGEST_PATH:
         return False

@@ -101,21 +101,15 @@ def evaluate_files(options: EvaluateOptions, *, resume: bool = False) -> Evaluat
     RunDirectory(out, "evaluate").check(False)
     with RunDirectory.beside(out, "evaluate") as home:
         home.check(resume, options)
-<<<<<<< HEAD
         model = open_model(rows.model, FineTuned, scoring.accelerator, scoring.threads)
         if model.question.unit == "base":
             raise ValueError(
                 f"--model: {rows.model} has an answer for each base, and titans-dna evaluate takes a model with one answer "
                 "for each sequence"
             )
-        part, data = _read(rows, model)
-=======
-        model = open_finetuned(rows.model, scoring.accelerator)
-        want_sequences(model, rows.model, "evaluate")
         paths = rows.data[0] if len(rows.data) == 1 else rows.data
         columns = (rows.sequence_column, rows.label_column, rows.split_column, rows.name_column)
         part, data = _read(model, paths, rows.split, rows.root, columns, rows.min_length)
->>>>>>> train
         state = None if rows.state is None else load_state(rows.state, model.backbone).state
         about = _about(model, part, data)
         if resume:

@@ -45,13 +45,7 @@ def predict_files(options: PredictOptions, resume: bool = False) -> Predicted:
         check_format(out, PREDICTIONS)
     inputs = [*files.fasta, files.bed, files.state]
     with Unfinished("predict", [out], inputs, overwrite=files.overwrite, resume=resume) as kept:
-<<<<<<< HEAD
         model = open_model(files.model, FineTuned, scoring.accelerator, scoring.threads)
-=======
-        model = open_model(files.model, FineTuned, scoring.accelerator)
-        if scoring.threads:
-            torch.set_num_threads(scoring.threads)
->>>>>>> reading
         if model.question.unit == "sequence":
             check_format(out, PREDICTIONS)
             return Predicted(out, _predict_sequences(model, options, kept))
