@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from titans_dna.genome.datamodule import GenomeDataModule
+from titans_dna.genome.batches import GenomeDataModule
 from titans_dna.genome.genome import Genome, open_genome
 from titans_dna.genome.intervals import split_by_blocks
 from titans_dna.tokens.nucleotide import NucleotideTokenizer

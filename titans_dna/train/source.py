@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from titans_dna.genome.batches import window_sequences
-from titans_dna.genome.datamodule import GenomeDataModule
+from titans_dna.genome.batches import GenomeDataModule, window_sequences
 from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.genome.intervals import (
     Interval,
