@@ -21,8 +21,8 @@ from titans_dna.context.table import Row, describe, table
 from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.files import check_writable
-from titans_dna.tasks.scoring import shown
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.run.progress import Progress
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 
 class Result(NamedTuple):
@@ -77,7 +77,7 @@ def _compute(model: TitansDNA, text: list[bytes], scores: Scores, options: Conte
         return
     bases = sum(len(text) * (context + task.target - 1) for _, context in missing)
     off = memory_off(model) if any(mode == "off" for mode, _ in missing) else model
-    with shown("bench context", bases) as progress:
+    with Progress("bench context", bases) as progress:
         for mode, context in sorted(missing, key=lambda one: one[1]):
             bits = _score_rows(off if mode == "off" else model, ids, mode, context, options, progress.add)
             if not np.isfinite(bits).all():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from titans_dna.run.options import Options
+
 
 @dataclass(frozen=True)
 class FileOptions:
@@ -45,7 +47,7 @@ class SpeedOptions:
     batch_size: int = 8
     """Sequences read side by side."""
     piece: int = 4096
-    """Tokens of each sequence per call of the model; what a long sequence needs in memory grows with it."""
+    """Bases of each sequence per call of the model; what a long sequence needs in memory grows with it."""
     workers: int = 0
     """Processes that read and tokenise; 0 does so in the main process."""
     threads: int = 0
@@ -55,14 +57,15 @@ class SpeedOptions:
 
 
 @dataclass(frozen=True)
-class EmbedOptions:
+class EmbedOptions(Options):
     """All of a call. Raises ValueError naming the option, the value got and the value wanted."""
 
     files: FileOptions
     vectors: VectorOptions
     speed: SpeedOptions
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """What is wanted."""
         for name, want in (("model", "a model directory"), ("out", "a file to write: .npy, .parquet or .h5")):
             if not getattr(self.files, name):
                 raise ValueError(f"--{name}: got none, want {want}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from titans_dna.run.options import Options
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -34,7 +36,7 @@ class ReadSpeedOptions:
     """Speed and memory: they change no number beyond rounding"""
 
     piece: int = 8192
-    """Tokens per call of the model."""
+    """Bases per call of the model."""
     save_every: float = 1.0
     """Minutes between the marks from which an interrupted run goes on, kept in OUT.partial; 0: none."""
     threads: int = 0
@@ -44,13 +46,14 @@ class ReadSpeedOptions:
 
 
 @dataclass(frozen=True)
-class RememberOptions:
+class RememberOptions(Options):
     """All of a call. Raises ValueError naming the option, the value got and the value wanted."""
 
     read: ReadOptions
     speed: ReadSpeedOptions
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """What is wanted."""
         read, speed = self.read, self.speed
         for name, want in (("model", "a model directory"), ("out", "a state file to write")):
             if not getattr(read, name):

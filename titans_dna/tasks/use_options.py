@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from titans_dna.run.options import Options
 from titans_dna.tasks.data_options import LabelOptions
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
 
@@ -100,15 +101,32 @@ class EvaluateOptions:
         if self.rows.min_length < 0:
             raise ValueError(f"--min_length: got {self.rows.min_length}, want at least 0")
 
+    def resolved(self) -> EvaluateOptions:
+        """Until the options are one form."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat plain values."""
+        parts = {**vars(self.rows), **vars(self.scoring)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in parts.items()}
+
+    def difference(self, other: dict[str, Any]) -> str | None:
+        """What may not change, and has."""
+        for name in ("split", "sequence_column", "label_column", "split_column", "name_column", "min_length"):
+            if self.to_dict()[name] != other.get(name):
+                return f"--{name}: got {self.to_dict()[name]!r}, but the run to resume has {other.get(name)!r}"
+        return None
+
 
 @dataclass(frozen=True)
-class PredictOptions:
+class PredictOptions(Options):
     """All of a prediction. Raises ValueError naming the option, the value got and the value wanted."""
 
     files: SequenceFileOptions
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """What is wanted."""
         for name, want in (
             ("model", "a fine-tuned model's directory"),
             ("out", "a file to write: .csv, .tsv or .parquet"),
@@ -171,6 +189,10 @@ class BenchmarkOptions:
         )
         return FinetuneOptions(labels, self.tune, self.train, dataclasses.replace(self.run, out=str(out)))
 
+    def resolved(self) -> BenchmarkOptions:
+        """Until the options are one form."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Flat plain values with absolute paths, as the command line names them."""
         values = self.of(Path("any"), Path(self.run.out)).resolved().to_dict()
@@ -184,7 +206,7 @@ class BenchmarkOptions:
         """The first option that must be that of the benchmark to go on with and is not, as a message."""
         for name, value in self.to_dict().items():
             if name not in _MAY_CHANGE and value != other.get(name):
-                return f"--{name}: got {value!r}, but the benchmark to resume has {other.get(name)!r}"
+                return f"--{name}: got {value!r}, but the run to resume has {other.get(name)!r}"
         return None
 
 
