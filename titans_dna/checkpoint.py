@@ -108,9 +108,13 @@ def load(source: str | Path, want: Any = None) -> Any:
     return _read(*_find(source, want, "source"))
 
 
-def open_model(source: str | Path, want: type[Model], accelerator: str = "cpu") -> Model:
+@overload
+def open_model(source: str | Path, want: None, accelerator: str = "cpu", threads: int = 0) -> TitansDNA | FineTuned: ...
+@overload
+def open_model(source: str | Path, want: type[Model], accelerator: str = "cpu", threads: int = 0) -> Model: ...
+def open_model(source: str | Path, want: Any, accelerator: str = "cpu", threads: int = 0) -> Any:
     """What a verb's `--model` names, by `load`, on its device. Raises ValueError where that is missing."""
-    return _read(*_find(source, want, "--model")).to(choose_device(accelerator))
+    return _read(*_find(source, want, "--model")).to(choose_device(accelerator, threads))
 
 
 def push(

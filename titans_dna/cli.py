@@ -31,6 +31,7 @@ from titans_dna.parsers import (
 from titans_dna.planning.options import PlanFlags, PlanOptions
 from titans_dna.reading.embed_options import EmbedOptions
 from titans_dna.reading.remember_options import RememberOptions
+from titans_dna.run.directory import RunDirectory
 from titans_dna.run.signals import Stopped, stoppable
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.use_options import BenchmarkOptions, EvaluateOptions, PredictOptions
@@ -43,16 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit status: 0 done, 1 the run had to stop, 2 wrong input (one line on stderr), 130 and 143 interrupted and saved.
     """
     try:
-        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        with stoppable():
+            status = _run(sys.argv[1:] if arguments is None else list(arguments))
     except (ValueError, OSError, ArgumentError, yaml.YAMLError) as error:
         print(f"titans-dna: error: {one_line(error)}", file=sys.stderr)
         status = 2
     except Stopped as stop:
-        print(f"titans-dna: interrupted; {stop.advice}", file=sys.stderr)
+        print(f"titans-dna: interrupted; {stop.advice or 'the same command starts again'}", file=sys.stderr)
         status = stop.status
-    except KeyboardInterrupt:
-        print("titans-dna: stopped at once; what was saved before stands", file=sys.stderr)
-        status = 130
     raise SystemExit(status)
 
 
@@ -62,9 +61,6 @@ def pretrain(options: PretrainOptions, resume: bool) -> int:
 
     result = training.pretrain(options, resume=resume)
     again = f"titans-dna pretrain --resume --out {result.directory}"
-    if result.outcome == "interrupted":
-        print(f"interrupted and saved at step {result.step:,}; continue with: {again}", file=sys.stderr)
-        return 128 + (result.signal or 2)
     if result.best_markov is None:
         return 0
     print(f"run: {result.directory}")
@@ -99,10 +95,11 @@ def embed(options: EmbedOptions) -> int:
 
 def remember(options: RememberOptions) -> int:
     """Read sequence into a state file; returns the exit status."""
-    from titans_dna.reading.remember_files import remember_files
+    from titans_dna.reading.remember_files import mark_of, remember_files
 
+    again = f"the same command goes on from its last mark, {mark_of(Path(options.read.out))}, where there is one"
     try:
-        done = remember_files(options)
+        done = _until_stopped(lambda: remember_files(options), again)
     except FloatingPointError as error:
         print(f"titans-dna: stopped: {error}; nothing was written", file=sys.stderr)
         return 1
@@ -116,15 +113,9 @@ def remember(options: RememberOptions) -> int:
 
 def finetune(options: FinetuneOptions, resume: bool) -> int:
     """Fine-tune a model on labelled sequences; returns the exit status."""
-    from titans_dna.tasks import run as finetuning
+    from titans_dna.tasks import finetune as finetuning
 
-    again = f"continue with: titans-dna finetune --resume --out {options.run.out}"
-    status, result = _until_stopped(lambda: finetuning.finetune(options, resume=resume), again)
-    if result is None:
-        return status
-    if result.signal is not None:
-        print(f"interrupted and saved; {again}", file=sys.stderr)
-        return 128 + result.signal
+    result = finetuning.finetune(options, resume=resume)
     print(f"\n{result.table}\nrun: {result.directory} (results.md, predictions.csv)")
     return _diverged([f"seed {seed}" for seed in result.diverged])
 
@@ -151,13 +142,7 @@ def benchmark(options: BenchmarkOptions, resume: bool) -> int:
     """Fine-tune on every data set of a suite; returns the exit status."""
     from titans_dna.tasks import benchmark as benchmarking
 
-    again = f"continue with: titans-dna benchmark --resume --out {options.run.out}"
-    status, result = _until_stopped(lambda: benchmarking.benchmark(options, resume=resume), again)
-    if result is None:
-        return status
-    if result.signal is not None:
-        print(f"interrupted and saved; {again}", file=sys.stderr)
-        return 128 + result.signal
+    result = benchmarking.benchmark(options, resume=resume)
     print(f"\n{result.table}\nbenchmark: {result.directory} (benchmark.md, benchmark.csv)")
     return _diverged(result.diverged)
 
@@ -166,9 +151,7 @@ def context(options: ContextOptions) -> int:
     """Score held-out bases after more and more context; returns the exit status."""
     from titans_dna.context.run import bench_context
 
-    status, done = _until_stopped(lambda: bench_context(options), "what is done is kept; the same command goes on")
-    if done is None:
-        return status
+    done = _until_stopped(lambda: bench_context(options), "what is done is kept; the same command goes on")
     print(f"\n{done.table}\nresults: {done.directory} (context.md, context.png, context.csv)")
     return 0
 
@@ -184,14 +167,13 @@ def _diverged(names: Sequence[str]) -> int:
     return 1
 
 
-def _until_stopped(work: Callable[[], Any], advice: str) -> tuple[int, Any]:
-    """0 and what `work` returns; or 130 or 143 and None where Ctrl-C or SIGTERM ended it."""
+def _until_stopped(work: Callable[[], Any], advice: str) -> Any:
+    """What `work` returns; where it is stopped, with this advice."""
     try:
-        with stoppable():
-            return 0, work()
-    except KeyboardInterrupt as stop:
-        print(f"interrupted; {advice}", file=sys.stderr)
-        return stop.status if isinstance(stop, Stopped) else 130, None
+        return work()
+    except Stopped as stop:
+        stop.advice = stop.advice or advice
+        raise
 
 
 def _run(arguments: list[str]) -> int:
@@ -207,11 +189,9 @@ def _run(arguments: list[str]) -> int:
     if verb not in ("pretrain", "finetune"):
         check_once(arguments)
     if verb == "embed":
-        with stoppable():
-            return embed(EmbedOptions(*(part(kind, first) for kind in EMBED_PARTS)))
+        return embed(EmbedOptions(*(part(kind, first) for kind in EMBED_PARTS)))
     if verb == "remember":
-        with stoppable():
-            return remember(RememberOptions(*(part(kind, first) for kind in REMEMBER_PARTS)))
+        return remember(RememberOptions(*(part(kind, first) for kind in REMEMBER_PARTS)))
     if verb == "plan":
         return _plan(arguments, first.preset)
     if verb == "bench":
@@ -226,8 +206,7 @@ def _run(arguments: list[str]) -> int:
         return _whole(lambda: evaluate(options))
     if verb == "predict":
         options = PredictOptions(*(part(kind, first) for kind in PREDICT_PARTS))
-        with stoppable():
-            return predict(options)
+        return _whole(lambda: predict(options))
     parts = FINETUNE_PARTS if verb == "finetune" else BENCHMARK_PARTS
     defaults = _saved_defaults(verb, first.out, parts) if first.resume else {}
     values = make_parser(verb, defaults).parse_args(arguments)[verb]
@@ -252,8 +231,7 @@ def _bench(chosen: jsonargparse.Namespace) -> int:
 
 
 def _whole(verb: Callable[[], int]) -> int:
-    status, done = _until_stopped(verb, "nothing was written; the same command starts again")
-    return status if done is None else done
+    return _until_stopped(verb, "nothing was written; the same command starts again")
 
 
 def _want_extra(verb: str) -> None:
@@ -270,9 +248,7 @@ def _preset_defaults(name: str) -> dict[str, Any]:
 
 
 def _run_defaults(values: jsonargparse.Namespace) -> dict[str, Any]:
-    from titans_dna.train.pretrain import read_run
-
-    saved = read_run(Path(values.out))
+    saved = RunDirectory(values.out, "pretrain").options()
     model = saved.pop("model", None)
     fields = option_names((TitansConfig,)) - {VOCABULARY}
     if not isinstance(model, dict) or not saved.keys() <= option_names(PRETRAIN_PARTS) or not model.keys() <= fields:
@@ -282,10 +258,8 @@ def _run_defaults(values: jsonargparse.Namespace) -> dict[str, Any]:
 
 def _saved_defaults(verb: str, out: str, parts: tuple[type, ...]) -> dict[str, Any]:
     """Options of the fine-tuning run or the benchmark in a directory."""
-    from titans_dna.tasks.benchmark import read_benchmark
-    from titans_dna.tasks.directory import read_run
-
-    saved = (read_run if verb == "finetune" else read_benchmark)(Path(out))
+    record = "run.yaml" if verb == "finetune" else "benchmark.yaml"
+    saved = RunDirectory(out, verb, record=record).options()
     if not saved.keys() <= option_names(parts):
         raise ValueError(f"--resume: {out}: holds options that titans-dna {verb} does not have")
     return {**saved, "out": out}

@@ -117,7 +117,20 @@ class NeedleOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """All options by name, for the file beside the results."""
-        return {**asdict(self.run), **asdict(self.task), **asdict(self.train)}
+        values = {**asdict(self.run), **asdict(self.task), **asdict(self.train)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def resolved(self) -> NeedleOptions:
+        """Until the options are one form."""
+        return self
+
+    def difference(self, other: dict[str, Any]) -> str | None:
+        """What may not change, and has."""
+        for name, value in self.to_dict().items():
+            mine = list(value) if isinstance(value, tuple) else value
+            if name not in ("out", "models", "seeds", "threads") and mine != other.get(name):
+                return f"--{name}: got {mine}, but the run to resume has {other.get(name)}"
+        return None
 
     def _check_models(self) -> None:
         for name in self.run.models:

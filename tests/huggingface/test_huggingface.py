@@ -23,7 +23,9 @@ from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
 from titans_dna.huggingface import TitansDNAConfig, TitansDNAForCausalLM, TitansDNAModel
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.tokenizer import BPETokenizer, KmerTokenizer, NucleotideTokenizer
+from titans_dna.tokens.bpe import BPETokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 DNA = "ACGTTGCATGCAAACCCGGGTTTNACGTAC"
 BOTH = pytest.mark.parametrize("tied", [True, False])

@@ -15,7 +15,8 @@ from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.nn.model import TitansDNA
 from titans_dna.reading.embed import embed
 from titans_dna.reading.stream import group
-from titans_dna.tokens.tokenizer import BPETokenizer, make_tokenizer
+from titans_dna.tokens.bpe import BPETokenizer
+from titans_dna.tokens.tokenizer import make_tokenizer
 
 POOLS = ("mean", "max", "last", "none")
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}

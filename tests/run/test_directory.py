@@ -1,5 +1,6 @@
-"""The run directory: whose it is, one process at a time, and what it says when it is left early."""
+"""The directory of a run: one policy for what is there, one process at a time, one word on how to go on."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,140 +9,199 @@ from dataclasses import dataclass
 
 import pytest
 
-from titans_dna.run.directory import LOCK, RunDirectory, check_output, partial
+from titans_dna.run.directory import RunDirectory, check_output
 from titans_dna.run.options import Options, group, option
 from titans_dna.run.signals import Stopped
 
 
 @dataclass(frozen=True)
-class Toy:
-    """Toy"""
+class Numbers:
+    """Numbers"""
 
-    fasta: tuple[str, ...] = option((), "Files.", path=True)
-    steps: int = option(3, "Steps.", least=1)
+    steps: int = option(3, "how many")
+    speed: int = option(1, "how fast", free=True)
 
 
 @dataclass(frozen=True)
-class ToyOptions(Options):
-    """A toy."""
-
-    toy: Toy = group(Toy)
+class Some(Options):
+    numbers: Numbers = group(Numbers)
 
 
-def opened(path, about=None):
-    run = RunDirectory(path, "toy")
-    run.check(resume=False)
-    run.open(ToyOptions(Toy(steps=5)), about)
-    return run
+def begun(path, **more):
+    with RunDirectory(path, "sing", **more) as home:
+        home.check(False)
+        home.open(Some(), {"fingerprint": "a", "split": "b"})
+    return path
 
 
-def test_a_new_or_empty_directory_is_taken(tmp_path):
+def test_a_new_one_or_an_empty_one(tmp_path):
+    begun(tmp_path / "above" / "new")
     (tmp_path / "empty").mkdir()
-    for name in ("empty", "new", "deep/er"):
-        with opened(tmp_path / name) as run:
-            assert run.options() == {"fasta": [], "steps": 5}
+    begun(tmp_path / "empty")
+    assert RunDirectory(tmp_path / "empty", "sing").options() == {"steps": 3, "speed": 1}
+    assert {one.name for one in (tmp_path / "empty").iterdir()} == {".lock", "data.json", "run.yaml"}
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path: path.write_text("x"), "is a file, want a directory"),
-        (lambda path: (path.mkdir(), (path / "README.md").write_text("mine")), "is not empty (README.md)"),
-        (lambda path: opened(path).__exit__(None, None, None), "holds another run (run.yaml); add --resume"),
-    ],
-)
-def test_what_is_there_is_never_touched(tmp_path, make, message):
-    path = tmp_path / "out"
-    make(path)
-    before = path.read_text() if path.is_file() else sorted(one.name for one in path.iterdir())
-    with pytest.raises(FileExistsError) as error:
-        RunDirectory(path, "toy").check(resume=False)
-    assert message in str(error.value)
-    assert before == (path.read_text() if path.is_file() else sorted(one.name for one in path.iterdir()))
+def test_what_is_ours_is_named_and_what_is_somebodys_is_left_alone(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "README.md").write_text("mine")
+    begun(tmp_path / "run")
+    begun(tmp_path / "suite", record="suite.yaml")
+    before = {one: one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()}
+    for name, resume, record, message in (
+        ("file", False, "run.yaml", "--out: .*file is a file, want a directory"),
+        ("file/below", False, "run.yaml", "--out: .*file is a file, want a directory"),
+        ("full", False, "run.yaml", r"full is not empty \(README.md\), want a new or an empty directory"),
+        ("run", False, "run.yaml", r"run holds another run \(run.yaml\); add --resume, or name another one"),
+        ("suite", False, "run.yaml", r"suite is not empty \(data.json\)"),
+        ("suite", False, "suite.yaml", r"suite holds another run \(suite.yaml\)"),
+        ("full", True, "run.yaml", r"full holds no run of titans-dna sing to resume \(run.yaml is missing\)"),
+        ("nowhere", True, "run.yaml", "nowhere holds no run of titans-dna sing"),
+    ):
+        with pytest.raises(OSError, match=message):
+            RunDirectory(tmp_path / name, "sing", record=record).check(resume)
+    assert {one: one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()} == before
 
 
-def test_a_lock_alone_is_no_run(tmp_path):
-    """What a process leaves that died before it wrote anything."""
-    (tmp_path / LOCK).touch()
-    with opened(tmp_path):
-        pass
-
-
-def test_resume_wants_a_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"--resume: .* holds no run of titans-dna toy to resume \(run.yaml"):
-        RunDirectory(tmp_path / "none", "toy").check(resume=True)
-    with opened(tmp_path / "one"):
-        pass
-    RunDirectory(tmp_path / "one", "toy").check(resume=True)
-
-
-def test_a_file_on_the_way(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError, match="file is a file, want a directory"):
-        RunDirectory(tmp_path / "file" / "out", "toy").check(resume=False)
-
-
-@pytest.mark.parametrize("text", ["- 1", "a: [", "3"])
-def test_damaged_options(tmp_path, text):
-    (tmp_path / "run.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"run\.yaml: (not valid YAML|got no mapping)"):
-        RunDirectory(tmp_path, "toy").options()
+def test_a_run_that_goes_on_is_the_same_run(tmp_path):
+    path = begun(tmp_path / "run")
+    home = RunDirectory(path, "sing")
+    home.check(True, Some(Numbers(speed=7)))
+    with pytest.raises(ValueError, match="--resume: --steps: got 4, but the run to resume has 3"):
+        home.check(True, Some(Numbers(steps=4)))
+    named = {"fingerprint": "--fasta", "split": "--bed", "tokenizer": "--tokenizer"}
+    about = {"fingerprint": "a", "split": "b", "tokenizer": "c"}
+    home.check_same(about, named, since=("tokenizer",))
+    with pytest.raises(ValueError, match=r"--resume: --tokenizer is not that of the run in .*: its tokenizer differs"):
+        home.check_same(about, named)
+    with pytest.raises(ValueError, match="--bed is not that of the run"):
+        home.check_same({**about, "split": "x"}, named, since=("split", "tokenizer"))
+    (path / "data.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"data\.json is missing or damaged"):
+        home.check_same(about, named)
 
 
 def test_one_process_at_a_time(tmp_path):
+    with RunDirectory(tmp_path / "run", "sing") as home:
+        home.check(False)
+        other = RunDirectory(tmp_path / "run", "sing")
+        other.check(False)
+        home.open(Some())
+        with pytest.raises(ValueError, match="run is in the hands of another process, want one at a time"):
+            other.open(Some())
+    # The first has ended meanwhile: what it left is not written over.
+    with pytest.raises(FileExistsError, match="run holds another run"), other:
+        other.open(Some())
+    with RunDirectory(tmp_path / "run", "sing") as again:
+        again.check(True)
+        again.open(Some())
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_worker_does_not_hold_it(tmp_path):
+    home = RunDirectory(tmp_path / "run", "sing")
+    home.check(False)
+    home.open(Some())
+    release = multiprocessing.get_context("fork").Event()
+    worker = multiprocessing.get_context("fork").Process(target=release.wait, args=(60,))
+    worker.start()
+    try:
+        home._release()  # as when the process is killed
+        with RunDirectory(tmp_path / "run", "sing") as again:
+            again.check(True)
+            again.open(Some())
+    finally:
+        release.set()
+        worker.join()
+
+
+def test_others_of_a_group_only_read(tmp_path):
+    path = begun(tmp_path / "run")
+    before = sorted(os.listdir(path))
+    with RunDirectory(path, "sing") as first, RunDirectory(path, "sing", first=False) as other:
+        first.check(True)
+        first.open(Some())
+        other.check(False)
+        other.open(Some(), {"fingerprint": "z"})
+        other.check_same({"fingerprint": "a"}, {"fingerprint": "--fasta"})
+    assert sorted(os.listdir(path)) == before
+
+
+def test_nothing_is_left_of_what_came_to_nothing(tmp_path):
+    for name in ("new", "empty", "kept"):
+        path = tmp_path / name
+        if name != "new":
+            path.mkdir()
+        with RunDirectory(path, "sing") as home:
+            home.check(False)
+            home.open(Some(), {})
+            (path / "table.md").touch()
+            if name == "kept":
+                (path / "mine").touch()
+            home.clear(["table.md"])
+    assert sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*")) == ["empty", "kept", "kept/mine"]
+
+
+def stop_in(home, resume, opened, inner=None):
+    """What comes out of a signal in a run, or in one inside it."""
+    with pytest.raises(Stopped) as stopped, home:  # noqa: PT012
+        home.check(resume)
+        if opened:
+            home.open(Some())
+        raise Stopped(signal.SIGTERM) if inner is None else stop_in(*inner)
+    return stopped.value
+
+
+@pytest.mark.parametrize(
+    ("opened", "resume", "advice"),
+    [
+        (False, False, "nothing was written"),
+        (True, False, "what is done is kept; continue with: titans-dna sing --resume --out run"),
+        (False, True, "what is done is kept; continue with: titans-dna sing --resume --out run"),
+    ],
+)
+def test_how_to_go_on(tmp_path, monkeypatch, opened, resume, advice):
+    monkeypatch.chdir(tmp_path)
+    if resume:
+        begun("run")
+    stopped = stop_in(RunDirectory("run", "sing"), resume, opened)
+    assert (stopped.advice, stopped.status) == (advice, 143)
+
+
+def test_the_run_around_another_has_the_last_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i, opened in enumerate((True, False)):
+        inner = (RunDirectory(f"suite/{i}", "sing"), False, opened)
+        stopped = stop_in(RunDirectory("suite", "choir", record="choir.yaml"), bool(i), True, inner)
+        assert stopped.advice == "what is done is kept; continue with: titans-dna choir --resume --out suite"
+
+
+def test_an_output_has_its_partial_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert stop_in(RunDirectory.beside("a.npy", "sing"), False, True).advice.endswith(
+        "titans-dna sing --resume --out a.npy"
+    )
+    with RunDirectory.beside("a.npy", "sing") as home:
+        home.check(True)
+        home.open(Some())
+        (home.path / "a.npy").write_text("done")
+        home.finish([tmp_path / "a.npy"])
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a.npy", "done")]
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
     """The second one is told; the lock of one that is killed is free at once, and nothing of its run is lost."""
     code = (
         "import sys, time; from titans_dna.run.directory import RunDirectory;"
-        f"run = RunDirectory({str(tmp_path)!r}, 'toy'); run.hold(); print('held', flush=True); time.sleep(60)"
+        f"run = RunDirectory({str(tmp_path)!r}, 'sing'); run.hold(); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="is in the hands of another process, want one at a time"):
-            RunDirectory(tmp_path, "toy").hold()
+            RunDirectory(tmp_path, "sing").hold()
         other.send_signal(signal.SIGKILL)
-    with opened(tmp_path):
-        pass
-
-
-def test_the_lock_goes_with_the_context(tmp_path):
-    for _ in range(2):
-        with RunDirectory(tmp_path, "toy") as run:
-            run.hold()
-            with pytest.raises(ValueError, match="another process"):
-                RunDirectory(tmp_path, "toy").hold()
-
-
-def test_fingerprints(tmp_path):
-    about = {"fingerprint": "abc", "model": "def"}
-    with opened(tmp_path, about) as run:
-        run.check_same(about, {"fingerprint": "--data", "model": "--model"})
-        with pytest.raises(ValueError, match=r"--resume: --model is not that of the run in .*: its model differs"):
-            run.check_same({**about, "model": "xyz"}, {"fingerprint": "--data", "model": "--model"})
-        (tmp_path / "data.json").write_text("{")
-        with pytest.raises(ValueError, match=r"data\.json is missing or damaged"):
-            run.check_same(about, {"model": "--model"})
-
-
-def test_advice(tmp_path):
-    """Before anything is written, and after."""
-    with pytest.raises(Stopped) as early, RunDirectory(tmp_path, "toy"):
-        raise Stopped(signal.SIGTERM)
-    assert (early.value.advice, early.value.status) == ("nothing was written", 143)
-    with pytest.raises(Stopped) as late, opened(tmp_path / "out"):
-        raise Stopped
-    assert late.value.advice.endswith(f"continue with: titans-dna toy --resume --out {tmp_path / 'out'}")
-    assert late.value.status == 130
-
-
-def test_beside_a_file(tmp_path):
-    out = tmp_path / "vectors.npy"
-    with RunDirectory.beside(out, "toy") as run:
-        run.open(ToyOptions(Toy()))
-        assert run.path == partial(out)
-        (run.path / out.name).write_text("whole")
-        run.finish([out])
-    assert out.read_text() == "whole"
-    assert os.listdir(tmp_path) == ["vectors.npy"]
+    begun(tmp_path)
 
 
 def test_check_output(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from needle.words import draw_pairs, training_rows
 from titans_dna.nn.model import Output
 from titans_dna.tokens.vocabulary import BASE, RESERVED, SEP
 
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_needle.py"
 SMALL = NeedleOptions(
     NeedleRunOptions(out="unused"),
     NeedleTaskOptions(needles=(1, 4), rows=(3, 2), distances=(100, 250, 700), piece=200),
@@ -341,12 +343,12 @@ def test_from_end_to_end(tmp_path):
     """The verb trains, tests and reports; killed after a model, it goes on and leaves what is done alone."""
     out = tmp_path / "run"
     arguments = [
-        sys.executable, "-m", "titans_dna.cli", "bench", "needle", "--out", str(out), "--models", "lmm",
+        sys.executable, str(SCRIPT), "--out", str(out), "--models", "lmm",
         "transformer-full", "--steps", "2", "--train_length", "256", "--batch", "1", "--width", "16", "--layers", "1",
         "--needles", "1", "2", "--rows", "2", "1", "--distances", "50", "300", "--full_limit", "100", "--threads", "1",
     ]  # fmt: skip
     first = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert "lmm, seed 0: step 2 of 2" in first.stderr
+    assert "lmm, seed 0: 300 bases later" in first.stderr
     assert "| transformer-full |" in first.stdout
     with open(out / "results.csv") as file:
         rows = list(csv.DictReader(file))

@@ -6,14 +6,16 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from titans_dna.tasks.model import Question
+from titans_dna.tasks.saved import FILES, save_finetuned
 
-from titans_dna.checkpoint import FINETUNED, load, push, save
+from titans_dna.checkpoint import load_finetuned, push_finetuned
 from titans_dna.config import TitansConfig
 from titans_dna.labels.data import LabelledData, Rows
-from titans_dna.nn.finetuned import FineTuned, Question
+from titans_dna.nn.finetuned import FineTuned
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks.examples import SequenceExamples, mutated, shuffled_batches
 from titans_dna.tasks.score import score_sequences
+from titans_dna.tasks.sequences import SequenceExamples, mutated, shuffled_batches
 from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
@@ -158,8 +160,8 @@ def test_training_and_scoring_see_the_same(tokenizer):
 def test_saved_and_loaded_again(tmp_path):
     question = Question("regression", (), pool="attention", mean=3.0, deviation=2.0)
     model = model_of(question)
-    save(model, tmp_path / "model")
-    again = load(tmp_path / "model")
+    save_finetuned(model, tmp_path / "model")
+    again = load_finetuned(tmp_path / "model")
     assert again.question == question
     sequences = rows(5).sequences
     np.testing.assert_array_equal(score_sequences(again, sequences), score_sequences(model, sequences))
@@ -179,14 +181,14 @@ def test_pushed_to_a_hub_and_loaded_again(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "hub" / name))
     model = model_of(Question("binary", ("a", "b")))
-    save(model, tmp_path / "run")
+    save_finetuned(model, tmp_path / "run")
     (tmp_path / "run" / "results.md").write_text("| model |\n")
-    assert push(tmp_path / "run", "lab/promoters", token="secret") == "https://hub.test/lab/promoters"
+    assert push_finetuned(tmp_path / "run", "lab/promoters", token="secret") == "https://hub.test/lab/promoters"
     pushed = tmp_path / "hub" / "lab" / "promoters"
-    assert {one.name for one in pushed.iterdir()} == {*FINETUNED.files, "README.md"}
+    assert {one.name for one in pushed.iterdir()} == {*FILES, "README.md"}
     assert "| model |" in (pushed / "README.md").read_text()
     sequences = rows(5).sequences
-    again = load("lab/promoters")
+    again = load_finetuned("lab/promoters")
     np.testing.assert_array_equal(score_sequences(again, sequences), score_sequences(model, sequences))
 
 
@@ -201,10 +203,10 @@ def test_pushed_to_a_hub_and_loaded_again(tmp_path, monkeypatch):
     ],
 )
 def test_damaged_directories_are_named(tmp_path, file, content, message):
-    save(model_of(Question("binary", ("a", "b"))), tmp_path)
+    save_finetuned(model_of(Question("binary", ("a", "b"))), tmp_path)
     (tmp_path / file).unlink()
     if content is not None:
         (tmp_path / file).write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as raised:
-        load(tmp_path)
+        load_finetuned(tmp_path)
     assert file in str(raised.value)

@@ -22,7 +22,7 @@ from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.files import check_writable
 from titans_dna.run.progress import Progress
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 
 class Result(NamedTuple):

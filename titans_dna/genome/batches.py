@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.sampler import Plan
 from titans_dna.genome.stretches import Window
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
-from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
+from titans_dna.tokens.tokenizer import Tokenizer
 
 
 class WindowBatch(TypedDict):

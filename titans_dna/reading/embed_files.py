@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from titans_dna.checkpoint import open_model
 from titans_dna.genome.genome import open_genomes
@@ -45,9 +44,7 @@ def embed_files(options: EmbedOptions, resume: bool = False) -> Result:
     check_format(out, VECTORS)
     inputs = [*files.fasta, files.bed, files.state]
     with Unfinished("embed", vector_files(out), inputs, overwrite=files.overwrite, resume=resume) as kept:
-        model = open_model(files.model, TitansDNA, speed.accelerator)
-        if speed.threads:
-            torch.set_num_threads(speed.threads)
+        model = open_model(files.model, TitansDNA, speed.accelerator, speed.threads)
         check_arguments(model, vectors.pool, vectors.layer, speed.batch_size, speed.piece, speed.workers)
         state = None if files.state is None else load_state(files.state, model).state
         source = genome_source(open_genomes(files.fasta), files.bed)

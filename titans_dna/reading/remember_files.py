@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
-import sys
 import time
 import uuid
 from contextlib import suppress
@@ -15,7 +13,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from titans_dna.checkpoint import FINETUNED, load
+from titans_dna.checkpoint import open_model
 from titans_dna.genome.genome import open_genomes
 from titans_dna.nn.finetuned import FineTuned
 from titans_dna.nn.model import TitansDNA, tensors_of, tokenizer_of
@@ -25,7 +23,7 @@ from titans_dna.reading.parts import Unfinished
 from titans_dna.reading.remember_options import ReadOptions, RememberOptions
 from titans_dna.reading.source import GenomeSource, Strand, genome_source
 from titans_dna.reading.stream import Piece, calls, evaluating, hidden, logits, read, token_bases
-from titans_dna.run.device import choose_device
+from titans_dna.run.device import process_peak
 from titans_dna.run.directory import DATA, check_output, partial
 from titans_dna.run.progress import Progress
 from titans_dna.run.tables import write_text
@@ -66,8 +64,7 @@ def remember_files(options: RememberOptions, resume: bool = False) -> Result:
             check_output([track], inputs=inputs, overwrite=given.overwrite or kept.began, flag="--track")
             if track.absolute() == out.absolute():
                 raise ValueError(f"--track: got {track}, want another file than --out")
-        model, scored = open_reader(given.model)
-        model.to(choose_device(speed.accelerator, speed.threads))
+        model, scored = open_reader(given.model, speed.accelerator, speed.threads)
         if track is not None:
             _check_track(given, model, scored)
         source = genome_source(open_genomes(given.fasta), given.bed)
@@ -87,12 +84,12 @@ def remember_files(options: RememberOptions, resume: bool = False) -> Result:
         save_state(out, job.state, model, {"bases": bases, "read": [*about.get("read", []), *named]})
         kept.finish()
     files = [out] if track is None else [out, track]
-    return Result(files, bases, job.bits.per_base, done / max(seconds, 1e-9), _peak_bytes())
+    return Result(files, bases, job.bits.per_base, done / max(seconds, 1e-9), process_peak())
 
 
-def open_reader(source: str) -> tuple[TitansDNA, bool]:
+def open_reader(source: str, accelerator: str = "cpu", threads: int = 0) -> tuple[TitansDNA, bool]:
     """The model of a directory or hub id, fine-tuned or not, and whether its head predicts bases."""
-    model = load(source, FineTuned) if (Path(source) / FINETUNED.config).is_file() else load(source)
+    model = open_model(source, None, accelerator, threads)
     return (model.backbone, False) if isinstance(model, FineTuned) else (model, True)
 
 
@@ -207,8 +204,3 @@ def _check_track(given: ReadOptions, model: TitansDNA, scored: bool) -> None:
         raise ValueError(f"--track: {given.model} is fine-tuned and predicts no bases, want a pretrained model")
     if tokenizer_of(model).name != "nucleotide":
         raise ValueError("--track: got a model of k-mers or BPE, want one with a token for each base")
-
-
-def _peak_bytes() -> int:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

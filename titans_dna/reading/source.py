@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from Bio.Seq import Seq, UndefinedSequenceError
+from Bio.Seq import Seq, UndefinedSequenceError, reverse_complement
 from Bio.SeqRecord import SeqRecord
 
 from titans_dna.genome.genome import Genome, open_genome
 from titans_dna.genome.intervals import Interval, read_bed
 from titans_dna.genome.records import LETTERS
+from titans_dna.tokens.kmers import KmerTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
-from titans_dna.tokens.tokenizer import KmerTokenizer, NucleotideTokenizer, Tokenizer
+from titans_dna.tokens.tokenizer import Tokenizer
 
 _ALLOWED = LETTERS + LETTERS.lower()
 _LONGEST_PATH = 4096

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
-import torch
 
 from titans_dna.checkpoint import UNSAVED, open_model
 from titans_dna.genome.genome import open_genomes
@@ -46,9 +45,7 @@ def predict_files(options: PredictOptions, resume: bool = False) -> Predicted:
         check_format(out, PREDICTIONS)
     inputs = [*files.fasta, files.bed, files.state]
     with Unfinished("predict", [out], inputs, overwrite=files.overwrite, resume=resume) as kept:
-        model = open_model(files.model, FineTuned, scoring.accelerator)
-        if scoring.threads:
-            torch.set_num_threads(scoring.threads)
+        model = open_model(files.model, FineTuned, scoring.accelerator, scoring.threads)
         if model.question.unit == "sequence":
             check_format(out, PREDICTIONS)
             return Predicted(out, _predict_sequences(model, options, kept))

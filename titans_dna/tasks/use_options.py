@@ -101,6 +101,22 @@ class EvaluateOptions:
         if self.rows.min_length < 0:
             raise ValueError(f"--min_length: got {self.rows.min_length}, want at least 0")
 
+    def resolved(self) -> EvaluateOptions:
+        """Until the options are one form."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat plain values."""
+        parts = {**vars(self.rows), **vars(self.scoring)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in parts.items()}
+
+    def difference(self, other: dict[str, Any]) -> str | None:
+        """What may not change, and has."""
+        for name in ("split", "sequence_column", "label_column", "split_column", "name_column", "min_length"):
+            if self.to_dict()[name] != other.get(name):
+                return f"--{name}: got {self.to_dict()[name]!r}, but the run to resume has {other.get(name)!r}"
+        return None
+
 
 @dataclass(frozen=True)
 class PredictOptions(Options):
@@ -173,6 +189,10 @@ class BenchmarkOptions:
         )
         return FinetuneOptions(labels, self.tune, self.train, dataclasses.replace(self.run, out=str(out)))
 
+    def resolved(self) -> BenchmarkOptions:
+        """Until the options are one form."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Flat plain values with absolute paths, as the command line names them."""
         values = self.of(Path("any"), Path(self.run.out)).resolved().to_dict()
@@ -186,7 +206,7 @@ class BenchmarkOptions:
         """The first option that must be that of the benchmark to go on with and is not, as a message."""
         for name, value in self.to_dict().items():
             if name not in _MAY_CHANGE and value != other.get(name):
-                return f"--{name}: got {value!r}, but the benchmark to resume has {other.get(name)!r}"
+                return f"--{name}: got {value!r}, but the run to resume has {other.get(name)!r}"
         return None
 
 

@@ -1,26 +1,33 @@
-"""An answer for each base: features of an annotation, held out by region; see `job.Job`."""
+"""An answer for each base: windows of a genome as batches, features of an annotation as labels, held out by region."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from titans_dna.baselines.bases import baselines, gather
+from titans_dna.baselines.bases import Bases, baselines, gather
 from titans_dna.genome.genome import open_genomes
 from titans_dna.genome.intervals import Interval, Split, read_bed, split_by_bed, split_by_blocks, split_by_contig
+from titans_dna.genome.stretches import Window
 from titans_dna.labels.annotation import read_annotation
 from titans_dna.labels.windows import LabelledGenome
 from titans_dna.metrics.bases import evaluate_bases
-from titans_dna.nn.finetuned import Question
+from titans_dna.metrics.sequences import Estimate, validation_loss
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
+from titans_dna.reading.stream import group, padded
 from titans_dna.run.files import replacing
-from titans_dna.tasks.base_examples import BaseExamples
 from titans_dna.tasks.data_options import BaseOptions
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.predict import IntervalWriter
 from titans_dna.tasks.results import Scored
-from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
+from titans_dna.tasks.score import score_bases
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.tokenizer import Tokenizer
 
 PREDICTIONS = "predictions.bed"
 RESAMPLES = 200
@@ -43,7 +50,7 @@ class BaseJob:
         self.baselines = tuple(self._methods)
 
     def describe(self) -> dict[str, Any]:
-        """See `Job`."""
+        """See `finetune.Job`."""
         classes = {name: number for number, name in enumerate(self.data.classes)}
         return {
             "source": str(self.data.genome),
@@ -55,23 +62,23 @@ class BaseJob:
         }
 
     def lines(self) -> list[str]:
-        """See `Job`."""
+        """See `finetune.Job`."""
         bases = ", ".join(f"{sum(map(len, part)):,} {name}" for name, part in self.data.split._asdict().items())
         return [
             f"data: {self.data.genome}: {bases} bases in windows of {self.data.context:,}; {', '.join(self.data.classes)}"
         ]
 
     def report(self) -> str:
-        """See `Job`."""
+        """See `finetune.Job`."""
         return self.data.report().markdown()
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """See `Job`."""
+        """See `finetune.Job`."""
         if not isinstance(tokenizer, NucleotideTokenizer):
             raise ValueError(f"--model: its tokenizer is {tokenizer.name}, want one token per base to label bases")
 
     def examples(self, tokenizer: Tokenizer, seed: int) -> BaseExamples:
-        """See `Job`."""
+        """See `finetune.Job`."""
         return BaseExamples(
             self.data,
             self.question,
@@ -82,11 +89,11 @@ class BaseJob:
         )
 
     def baseline(self, name: str, seed: int) -> np.ndarray:
-        """See `Job`."""
+        """See `finetune.Job`."""
         return self._methods[name](self.data, seed)
 
     def scored(self, name: str, seeds: list[int], scores: list[np.ndarray]) -> Scored:
-        """See `Job`."""
+        """See `finetune.Job`."""
         labels, known, windows = gather(self.data, self.data.test)
         runs = [evaluate_bases(labels[known], one[known], windows[known], resamples=RESAMPLES) for one in scores]
         return Scored(name, seeds, runs, [])
@@ -117,3 +124,61 @@ def _split(options: BaseOptions, genome: Any) -> Split:
     if options.test_contigs:
         return split_by_contig(genome, valid=options.valid_contigs, test=options.test_contigs, context=options.context)
     return split_by_blocks(genome, valid_fraction=0.1, test_fraction=0.1, block=options.block, context=options.context)
+
+
+class BaseExamples:
+    """Windows of a `LabelledGenome` for one seed; see `fit.Examples`."""
+
+    def __init__(
+        self,
+        data: LabelledGenome,
+        question: Question,
+        *,
+        batch_size: int,
+        batch_bases: int,
+        augment: bool,
+        seed: int,
+    ) -> None:
+        self.data, self.question = data, question
+        self.batch_size, self.batch_bases, self.augment, self.seed = batch_size, batch_bases, augment, seed
+        bases = sum(map(len, data.split.train))
+        self.epoch_steps = math.ceil(bases / (batch_size * data.context))
+        self._bases: dict[str, Bases] = {}
+
+    def step(self, number: int) -> list[Batch]:
+        """Windows at random places of the training intervals."""
+        windows = self.data.draw(self.seed, number, self.batch_size, reverse_complement=self.augment)
+        lengths = np.array([window.end - window.start for window in windows])
+        return [self._batch([windows[i] for i in part]) for part in group(lengths, bases=self.batch_bases)]
+
+    def scores(self, model: FineTuned, split: str) -> np.ndarray:
+        """Probabilities of the windows of a split, laid end to end: float64 [bases, classes]."""
+        windows: list[Window] = getattr(self.data, split)
+        sequences = [self.data.example(window).bases for window in windows]
+        return np.concatenate(score_bases(model, sequences, batch_bases=self.batch_bases))
+
+    def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:
+        """Over the known bases, with intervals over windows."""
+        labels, known, windows = self._of(split)
+        return evaluate_bases(labels[known], scores[known], windows[known], resamples=resamples)
+
+    def loss(self, scores: np.ndarray, split: str) -> float:
+        """Mean cross-entropy of the known bases."""
+        labels, known, _ = self._of(split)
+        return validation_loss(self.question.task, labels[known], scores[known])
+
+    def _of(self, split: str) -> Bases:
+        if split not in self._bases:
+            self._bases[split] = gather(self.data, getattr(self.data, split))
+        return self._bases[split]
+
+    def _batch(self, windows: list[Window]) -> Batch:
+        examples = [self.data.example(window) for window in windows]
+        tokenizer, letters = NucleotideTokenizer(), [one.bases for one in examples]
+        ids, widths = padded(letters, tokenizer)
+        labels = np.full(ids.shape, -1)
+        for row, one in enumerate(examples):
+            labels[row, : len(one.labels)] = np.where(one.known, one.labels.astype(np.int64), -1)
+        turned = [reverse_complement(one) for one in letters]
+        other = padded(turned, tokenizer)[0] if self.question.both_strands else None
+        return Batch(ids, widths, torch.from_numpy(labels), other)

@@ -1,72 +1,39 @@
-"""What a run needs of its data, whether there is an answer for each sequence or for each base."""
+"""An answer for each sequence: labelled rows as batches, baselines, scores, and what is written of them.
+
+A step's batches are a pure function of (seed, step); a split is scored in order of length.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import torch
 
-from titans_dna.baselines.cnn import cnn
 from titans_dna.baselines.sequences import kmers, length, majority, positions
-from titans_dna.labels.data import LabelledData
+from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.labels.read import read_labelled
 from titans_dna.labels.report import deduplicated, report
-from titans_dna.metrics.sequences import Estimate, evaluate
-from titans_dna.nn.finetuned import Question
-from titans_dna.tasks.examples import Examples, SequenceExamples
+from titans_dna.metrics.sequences import Estimate, evaluate, validation_loss
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
+from titans_dna.reading.stream import group, padded
+from titans_dna.tasks.cnn import cnn
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.results import Scored, plot_confusion, plot_roc, write_predictions
+from titans_dna.tasks.score import score_sequences
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
 
 PREDICTIONS, CONFUSION, ROC = "predictions.csv", "confusion.png", "roc.png"
 RESAMPLES = 200
+SHUFFLED_TOGETHER = 32
+"""Batches whose rows are sorted by length among themselves: enough for little padding, few enough for mixed batches."""
 
-
-class Job(Protocol):
-    """Data, question, baselines and what is written of them."""
-
-    question: Question
-    split: str
-    """The split that the table is about: test, or valid where there is no test split."""
-    baselines: tuple[str, ...]
-    """Those that apply."""
-    seeded: tuple[str, ...]
-    """Baselines that depend on the seed."""
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values for data.json; `fingerprint` changes with any sequence, label or split."""
-        ...
-
-    def lines(self) -> list[str]:
-        """What the data are, in words."""
-        ...
-
-    def report(self) -> str:
-        """Markdown: what to know before any figure is believed."""
-        ...
-
-    def check(self, tokenizer: Tokenizer) -> None:
-        """ValueError for a model's tokeniser that cannot answer."""
-        ...
-
-    def examples(self, tokenizer: Tokenizer, seed: int) -> Examples:
-        """Batches and scores for one seed."""
-        ...
-
-    def baseline(self, name: str, seed: int) -> np.ndarray:
-        """Scores of `split` by a method that the model has to beat."""
-        ...
-
-    def scored(self, name: str, seeds: list[int], scores: list[np.ndarray]) -> Scored:
-        """Metrics of such scores, with intervals."""
-        ...
-
-    def write(self, directory: Path, scores: np.ndarray) -> None:
-        """Predictions and pictures."""
-        ...
+_LETTERS = np.frombuffer(b"ACGT", dtype=np.uint8)
 
 
 class SequenceJob:
@@ -86,7 +53,7 @@ class SequenceJob:
         self._unseen = unseen_rows(self.data) if self.split == "test" else None
 
     def describe(self) -> dict[str, Any]:
-        """See `Job`."""
+        """See `finetune.Job`."""
         data = self.data
         rows = {name: len(some) for name, some in data.splits()}
         return {
@@ -99,21 +66,21 @@ class SequenceJob:
         }
 
     def lines(self) -> list[str]:
-        """See `Job`."""
+        """See `finetune.Job`."""
         data = self.data
         rows = ", ".join(f"{len(some):,} {name}" for name, some in data.splits())
         classes = f" ({', '.join(data.classes[:8])}{', …' * (len(data.classes) > 8)})" if data.classes else ""
         return [f"data: {data.source}: {rows} rows; {data.task}{classes}"]
 
     def report(self) -> str:
-        """See `Job`."""
+        """See `finetune.Job`."""
         return report(self.data).markdown()
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """See `Job`: any will do."""
+        """See `finetune.Job`: any will do."""
 
     def examples(self, tokenizer: Tokenizer, seed: int) -> SequenceExamples:
-        """See `Job`."""
+        """See `finetune.Job`."""
         train = self.options.train
         return SequenceExamples(
             self.data,
@@ -127,18 +94,18 @@ class SequenceJob:
         )
 
     def baseline(self, name: str, seed: int) -> np.ndarray:
-        """See `Job`."""
+        """See `finetune.Job`."""
         methods: dict[str, Callable[[LabelledData, int], np.ndarray]] = {
             "majority": majority, "length": length, "kmers": kmers, "positions": positions, "cnn": cnn
         }  # fmt: skip
         return methods[name](self._shown, seed)
 
     def scored(self, name: str, seeds: list[int], scores: list[np.ndarray]) -> Scored:
-        """See `Job`."""
+        """See `finetune.Job`."""
         return score_rows(name, seeds, scores, self._shown, self._unseen)
 
     def write(self, directory: Path, scores: np.ndarray) -> None:
-        """See `Job`."""
+        """See `finetune.Job`."""
         write_pictures(directory, self._shown, scores)
 
 
@@ -207,3 +174,79 @@ def _question(data: LabelledData, options: FinetuneOptions) -> Question:
     return Question(
         data.task, data.classes, "sequence", tune.pool, bins, stretch, tune.rc_average, mean=mean, deviation=deviation
     )
+
+
+class SequenceExamples:
+    """Rows of `LabelledData` for one seed; see `fit.Examples`."""
+
+    def __init__(
+        self,
+        data: LabelledData,
+        question: Question,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        batch_bases: int,
+        augment: bool,
+        mutate: float,
+        seed: int,
+    ) -> None:
+        self.data, self.question, self.tokenizer, self.mutate = data, question, tokenizer, mutate
+        self.batch_size, self.batch_bases, self.augment, self.seed = batch_size, batch_bases, augment, seed
+        self.epoch_steps = math.ceil(len(data.train) / batch_size)
+        self._lengths = data.train.lengths()
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def step(self, number: int) -> list[Batch]:
+        """See `fit.Examples`."""
+        epoch, place = divmod(number, self.epoch_steps)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, shuffled_batches(self._lengths, self.batch_size, [self.seed, epoch]))
+        chosen = self._epoch[1][place]
+        rng = np.random.default_rng([self.seed, epoch, place])
+        turn = rng.random(len(chosen)) < (0.5 if self.augment else 0.0)
+        sequences = [self.data.train.sequences[i] for i in chosen]
+        sequences = [reverse_complement(one) if other else one for one, other in zip(sequences, turn, strict=True)]
+        if self.mutate:
+            sequences = [mutated(one, self.mutate, rng) for one in sequences]
+        labels = torch.from_numpy(self.data.train.labels[chosen].copy())
+        return [
+            Batch(*padded([sequences[i] for i in part], self.tokenizer), labels[torch.tensor(part)])
+            for part in group(self._lengths[chosen], bases=self.batch_bases)
+        ]
+
+    def scores(self, model: FineTuned, split: str) -> np.ndarray:
+        """See `fit.Examples`."""
+        return score_sequences(model, self._rows(split).sequences, batch_size=256, batch_bases=self.batch_bases)
+
+    def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:
+        """See `fit.Examples`."""
+        return evaluate(self.data.task, self._rows(split).labels, scores, resamples=resamples)
+
+    def loss(self, scores: np.ndarray, split: str) -> float:
+        """See `fit.Examples`."""
+        loss = validation_loss(self.data.task, self._rows(split).labels, scores)
+        # Regression is learned in units of the deviation.
+        return loss / self.question.deviation**2
+
+    def _rows(self, split: str) -> Rows:
+        return dict(self.data.splits())[split]
+
+
+def shuffled_batches(lengths: np.ndarray, batch_size: int, seed: Sequence[int]) -> list[np.ndarray]:
+    """Row numbers in batches of like lengths, the batches in random order; every row once, none longer than wanted."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), batch_size * SHUFFLED_TOGETHER):
+        some = order[start : start + batch_size * SHUFFLED_TOGETHER]
+        some = some[np.argsort(lengths[some], kind="stable")]
+        batches += [some[i : i + batch_size] for i in range(0, len(some), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def mutated(letters: bytes, share: float, rng: np.random.Generator) -> bytes:
+    """The sequence with each base replaced, with this probability, by one of A, C, G, T, the same one included."""
+    found = np.frombuffer(letters, dtype=np.uint8)
+    random = _LETTERS[rng.integers(4, size=len(found))]
+    return np.where(rng.random(len(found)) < share, random, found).tobytes()

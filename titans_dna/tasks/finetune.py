@@ -8,39 +8,84 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from titans_dna.checkpoint import FINETUNED, open_model, save
 from titans_dna.config import TitansConfig, preset_names
+from titans_dna.nn.finetuned import Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.device import choose_device
+from titans_dna.run.directory import RunDirectory
 from titans_dna.run.files import replacing
-from titans_dna.tasks.adapters import check_tune
-from titans_dna.tasks.base_job import BaseJob
-from titans_dna.tasks.directory import REPORT, check_directory, check_same, open_directory, write_run
-from titans_dna.tasks.fit import Fitted, fit
-from titans_dna.tasks.job import Job, SequenceJob
+from titans_dna.run.progress import duration, say
+from titans_dna.run.tables import write_text
+from titans_dna.tasks.bases import BaseJob
+from titans_dna.tasks.fit import Examples, Fitted, check_tune, fit
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.results import OURS, Scored, table, write_results
-from titans_dna.tokens.tokenizer import make_tokenizer
-from titans_dna.train.progress import duration
+from titans_dna.tasks.sequences import SequenceJob
+from titans_dna.tokens.tokenizer import Tokenizer, make_tokenizer
 
-DONE, SCORES, BASELINES = "result.json", "scores.npy", "baselines"
+DONE, SCORES, BASELINES, REPORT = "result.json", "scores.npy", "baselines", "data_report.md"
+_COMPARED = {"fingerprint": "--data (or --annotation)", "model": "--model (or --preset)"}
+
+
+class Job(Protocol):
+    """What a run needs of its data, whether there is an answer for each sequence or for each base: question, baselines, and
+    what is written of them."""
+
+    question: Question
+    split: str
+    """The split that the table is about: test, or valid where there is no test split."""
+    baselines: tuple[str, ...]
+    """Those that apply."""
+    seeded: tuple[str, ...]
+    """Baselines that depend on the seed."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for data.json; `fingerprint` changes with any sequence, label or split."""
+        ...
+
+    def lines(self) -> list[str]:
+        """What the data are, in words."""
+        ...
+
+    def report(self) -> str:
+        """Markdown: what to know before any figure is believed."""
+        ...
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """ValueError for a model's tokeniser that cannot answer."""
+        ...
+
+    def examples(self, tokenizer: Tokenizer, seed: int) -> Examples:
+        """Batches and scores for one seed."""
+        ...
+
+    def baseline(self, name: str, seed: int) -> np.ndarray:
+        """Scores of `split` by a method that the model has to beat."""
+        ...
+
+    def scored(self, name: str, seeds: list[int], scores: list[np.ndarray]) -> Scored:
+        """Metrics of such scores, with intervals."""
+        ...
+
+    def write(self, directory: Path, scores: np.ndarray) -> None:
+        """Predictions and pictures."""
+        ...
 
 
 class FinetuneResult(NamedTuple):
     """How a run ended."""
 
     directory: Path
-    signal: int | None
-    """The signal that interrupted it, if one did."""
     diverged: tuple[int, ...]
     """Seeds whose loss stopped being finite; their best weights before that count."""
     table: str
-    """The results in Markdown; nothing where it was interrupted."""
+    """The results in Markdown."""
 
 
 def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResult:
@@ -50,39 +95,39 @@ def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResul
     `data_report.md`, a directory for each seed, `results.md`, `results.csv`, `results.json`, and the model of the seed
     that was best on the validation split, with its `predictions.csv` and pictures.
 
-    Raises ValueError or OSError, with one line for people, for any fault of the input.
+    Raises ValueError or OSError, with one line for people, for any fault of the input, and `Stopped` where a signal came.
     """
-    directory = Path(options.run.out)
-    check_directory(directory, options, resume)
-    device = choose_device(options.run.accelerator)
-    job: Job = BaseJob(options) if options.bases.annotation else SequenceJob(options)
-    backbone = _backbone(options)
-    job.check(tokenizer_of(backbone))
-    check_tune(options.tune.tune)
-    about = {**job.describe(), "model": _fingerprint(options, backbone)}
-    if resume:
-        check_same(directory, about)
-        write_run(directory, options)
-    else:
-        open_directory(directory, options, about, job.report())
-    if options.run.threads:
-        torch.set_num_threads(options.run.threads)
-    print("\n".join([*job.lines(), *_plan(options, backbone)]), flush=True)
-    seeds = [*range(options.train.seed, options.train.seed + options.train.seeds)]
-    for seed in seeds:
-        signal = _run_seed(directory / f"seed-{seed}", options, job, backbone, seed, device)
-        if signal is not None:
-            return FinetuneResult(directory, signal, (), "")
-    ours = [_read_seed(directory / f"seed-{seed}") for seed in seeds]
-    scored = [job.scored(OURS, seeds, [one.scores for one in ours])]
-    scored += [_score_baseline(directory, job, name, seeds) for name in options.run.baselines if name in job.baselines]
-    return _report(directory, options, job, about, ours, scored)
+    with RunDirectory(options.run.out, "finetune") as home:
+        home.check(resume, options)
+        device = choose_device(options.run.accelerator)
+        job: Job = BaseJob(options) if options.bases.annotation else SequenceJob(options)
+        backbone = _backbone(options)
+        job.check(tokenizer_of(backbone))
+        check_tune(options.tune.tune)
+        about = {**job.describe(), "model": _fingerprint(options, backbone)}
+        if resume:
+            home.check_same(about, _COMPARED)
+        report = None if (home.path / REPORT).exists() else job.report()
+        home.open(options, about)
+        if report is not None:
+            write_text(home.path / REPORT, report)
+        if options.run.threads:
+            torch.set_num_threads(options.run.threads)
+        say("\n".join([*job.lines(), *_plan(options, backbone)]))
+        seeds = [*range(options.train.seed, options.train.seed + options.train.seeds)]
+        for seed in seeds:
+            _run_seed(home.path / f"seed-{seed}", options, job, backbone, seed, device)
+        ours = [_read_seed(home.path / f"seed-{seed}") for seed in seeds]
+        scored = [job.scored(OURS, seeds, [one.scores for one in ours])]
+        wanted = [name for name in options.run.baselines if name in job.baselines]
+        scored += [_score_baseline(home.path, job, name, seeds) for name in wanted]
+        return _report(home.path, job, about, ours, scored)
 
 
 def check_started(options: FinetuneOptions) -> None:
     """ValueError where data or model are not those of the run in the directory."""
-    job = SequenceJob(options)
-    check_same(Path(options.run.out), {**job.describe(), "model": _fingerprint(options, _backbone(options))})
+    about = {**SequenceJob(options).describe(), "model": _fingerprint(options, _backbone(options))}
+    RunDirectory(options.run.out, "finetune").check_same(about, _COMPARED)
 
 
 class _Seed(NamedTuple):
@@ -122,32 +167,29 @@ def _plan(options: FinetuneOptions, backbone: TitansDNA) -> list[str]:
     ]
 
 
-def _run_seed(
-    place: Path, options: FinetuneOptions, job: Job, backbone: TitansDNA, seed: int, device: str
-) -> int | None:
-    """Train and score one seed; the signal where it was interrupted."""
+def _run_seed(place: Path, options: FinetuneOptions, job: Job, backbone: TitansDNA, seed: int, device: str) -> None:
+    """Train and score one seed, unless that is done."""
     if (place / DONE).exists():
-        print(f"seed {seed}: done before", flush=True)
-        return None
+        say(f"seed {seed}: done before")
+        return
     examples = job.examples(tokenizer_of(backbone), seed)
     fitted = fit(place, options, examples, backbone, seed, device)
-    if fitted.model is None:
-        return fitted.signal or 2
     save(fitted.model, place)
     fitted.model.to(device)
-    scores = examples.scores(fitted.model, job.split)
-    _finish_seed(place, fitted, scores)
-    return None
+    _finish_seed(place, fitted, examples.scores(fitted.model, job.split))
 
 
 def _finish_seed(place: Path, fitted: Fitted, scores: np.ndarray) -> None:
     """Scores, and last the mark that all of it is there."""
-    with replacing(place / SCORES) as aside, open(aside, "wb") as out:
-        np.save(out, scores)
+    _write_array(place / SCORES, scores)
     best = {name: value if math.isfinite(value) else None for name, value in fitted.best.items()}
     values = {"steps": fitted.steps, "diverged": fitted.diverged, "value": fitted.value, "best": best}
-    with replacing(place / DONE) as aside:
-        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_text(place / DONE, json.dumps(values, indent=2) + "\n")
+
+
+def _write_array(path: Path, values: np.ndarray) -> None:
+    with replacing(path) as aside, open(aside, "wb") as out:
+        np.save(out, values)
 
 
 def _read_seed(place: Path) -> _Seed:
@@ -163,16 +205,14 @@ def _score_baseline(directory: Path, job: Job, name: str, seeds: list[int]) -> S
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             began = time.monotonic()
-            found = job.baseline(name, seed)
-            with replacing(path) as aside, open(aside, "wb") as out:
-                np.save(out, found)
-            print(f"baseline {name}, seed {seed}: {duration(time.monotonic() - began)}", flush=True)
+            _write_array(path, job.baseline(name, seed))
+            say(f"baseline {name}, seed {seed}: {duration(time.monotonic() - began)}")
         scores.append(np.load(path))
     return job.scored(name, seeds, scores)
 
 
 def _report(
-    directory: Path, options: FinetuneOptions, job: Job, about: dict[str, Any], ours: list[_Seed], scored: list[Scored]
+    directory: Path, job: Job, about: dict[str, Any], ours: list[_Seed], scored: list[Scored]
 ) -> FinetuneResult:
     """The best seed's model and predictions into the directory itself, and the table."""
     best = max(ours, key=lambda one: one.values["value"])
@@ -181,10 +221,9 @@ def _report(
             shutil.copyfile(best.place / name, aside)
     job.write(directory, best.scores)
     diverged = tuple(int(one.place.name.removeprefix("seed-")) for one in ours if one.values["diverged"])
-    write_results(
-        directory, job.question.task, scored, {**about, "best": best.place.name, "split": job.split}, _notes(job, best)
-    )
-    return FinetuneResult(directory, None, diverged, table(job.question.task, scored))
+    about = {**about, "best": best.place.name, "split": job.split}
+    write_results(directory, job.question.task, scored, about, _notes(job, best))
+    return FinetuneResult(directory, diverged, table(job.question.task, scored))
 
 
 def _notes(job: Job, best: _Seed) -> str:
