@@ -6,7 +6,6 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -95,11 +94,10 @@ def embed(options: EmbedOptions) -> int:
 
 def remember(options: RememberOptions) -> int:
     """Read sequence into a state file; returns the exit status."""
-    from titans_dna.reading.remember_files import mark_of, remember_files
+    from titans_dna.reading.remember_files import remember_files
 
-    again = f"the same command goes on from its last mark, {mark_of(Path(options.read.out))}, where there is one"
     try:
-        done = _until_stopped(lambda: remember_files(options), again)
+        done = remember_files(options)
     except FloatingPointError as error:
         print(f"titans-dna: stopped: {error}; nothing was written", file=sys.stderr)
         return 1
