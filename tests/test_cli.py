@@ -153,7 +153,7 @@ def test_help_names_units_and_defaults(capsys):
     text = " ".join(out.split())
     assert status == 0
     for words in (
-        "Sequence data", "Training", "Bases of a training window. (type: int, default: 1024)", "--model.memory_depth",
+        "Sequence data", "Training", "Bases of a training window. (default: 1024)", "--model.memory_depth",
         "0-based half-open", "minutes",
     ):  # fmt: skip
         assert words in text

@@ -132,7 +132,7 @@ TINY = "--contexts 64 256 1024 --target 128 --window 64 --k 9 --threads 1 --acce
 
 def call(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
-        main(["bench", "context", *map(str, arguments)])
+        main(["context", *map(str, arguments)])
     captured = capsys.readouterr()
     return ended.value.code, captured.out, captured.err
 
@@ -153,7 +153,7 @@ def test_the_verb_on_lambda(models, tmp_path, monkeypatch, capsys):
         patch.setattr(context_run, "score", stopping)
         assert call(capsys, *tiny)[0] == 130
     assert not (out / "context.csv").exists()
-    command = [sys.executable, "-m", "titans_dna.cli", "bench", "context", *tiny]
+    command = [sys.executable, "-m", "titans_dna.cli", "context", *tiny]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "2 of 8 rows were done before" in ran.stderr

@@ -24,7 +24,7 @@ from titans_dna.nn.model import TitansDNA
 from titans_dna.reading import embed_files as run
 from titans_dna.reading import parts, source
 from titans_dna.reading.embed import embed
-from titans_dna.reading.embed_options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions
+from titans_dna.reading.options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -22,8 +22,8 @@ from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.nn.model import TitansDNA, tensors_of
 from titans_dna.reading import remember_files, stream
 from titans_dna.reading.embed import embed
+from titans_dna.reading.options import ReadOptions, ReadSpeedOptions, RememberOptions
 from titans_dna.reading.remember_files import MARK
-from titans_dna.reading.remember_options import ReadOptions, ReadSpeedOptions, RememberOptions
 from titans_dna.run.directory import partial
 from titans_dna.tokens.tokenizer import make_tokenizer
 

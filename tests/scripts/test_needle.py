@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench_needle import main
 from needle.background import read_background, stretches
 from needle.gates import read_gates
 from needle.models import build, load_model, save_model
@@ -311,15 +312,13 @@ BAD = {
     "file": ("--out x --fasta nope.fa", "nope.fa: no such file"),
     "short": ("--out x --fasta short.fa", "--fasta: got 400 bases A, C, G and T, want at least 8,192"),
     "taken": ("--out full", "--out: full is not empty; add --resume"),
-    "nothing to resume": ("--out full --resume", "holds no bench needle run to resume"),
+    "nothing to resume": ("--out full --resume", "holds no run of titans-dna bench needle to resume"),
     "another run": ("--out run --resume --steps 7", "--resume: --steps: got 7, want 5"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(case, tmp_path, monkeypatch, capsys):
-    from titans_dna.cli import main
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short.fa").write_text(">a\n" + "ACGT" * 100 + "\n")
     for name in ("full", "run"):
@@ -330,10 +329,10 @@ def test_bad_input(case, tmp_path, monkeypatch, capsys):
     if case == "another run":
         monkeypatch.setattr("needle.run._plain", lambda options: {"steps": options.train.steps})
     with pytest.raises(SystemExit) as stop:
-        main(["bench", "needle", *arguments.split()])
+        main(arguments.split())
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert error.startswith("titans-dna: error: ")
+    assert error.startswith("bench_needle.py: error: ")
     assert error.count("\n") == 1
     assert wanted in error
     assert not (tmp_path / "x").exists()

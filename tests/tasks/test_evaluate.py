@@ -25,6 +25,7 @@ from titans_dna.tasks import evaluate as evaluating
 from titans_dna.tasks.evaluate import evaluate, evaluate_files
 from titans_dna.tasks.use_options import EvaluateOptions, RowOptions, ScoringOptions
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 
 CLASSES = ("zebra", "ant")
 """Not sorted: a map that cannot be had from the data."""

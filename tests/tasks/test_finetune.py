@@ -16,18 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, matthews_corrcoef
-from titans_dna.tasks.model import Question
 
 from tests.tasks.rows import write_rows, write_splits
 from titans_dna.checkpoint import load, load_finetuned, save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.nn.finetuned import FineTuned
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.cnn import GenomicBenchmarksCNN
-from titans_dna.tasks.data_options import LabelOptions
 from titans_dna.tasks.fit import _Tuning, build, choose_trained, merge_adapters
-from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, TrainOptions, TuneOptions
+from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
 from titans_dna.tasks.score import score_sequences
 from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 
 import torch
 
@@ -13,6 +14,7 @@ from titans_dna.planning.options import PlanOptions
 from titans_dna.planning.probe import machine_memory
 from titans_dna.planning.report import as_dict, as_text
 from titans_dna.run.device import choose_device
+from titans_dna.run.progress import Progress
 
 
 def plan(options: PlanOptions) -> int:
@@ -50,13 +52,12 @@ def _calibration(options: PlanOptions, device: str, memory: float) -> Calibratio
     modes = modes_of(options, memory)
     if options.flags.no_calibration:
         return rough(options.config, modes, device)
+    with ExitStack() as stack:
+        bar: Progress | None = None
 
-    def progress(done: int, of: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rcalibrating: {done} of {of or '?'} ", end="", file=sys.stderr, flush=True)
+        def progress(done: int, of: int) -> None:
+            nonlocal bar
+            bar = bar or stack.enter_context(Progress("plan", of, unit=" measurements"))
+            bar.add(done - bar.done)
 
-    try:
         return calibrate(options.config, modes, options.length, device, options.flags.threads, progress=progress)
-    finally:
-        if sys.stderr.isatty():
-            print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from titans_dna.genome.genome import open_genomes
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.nn.state import load_state
 from titans_dna.reading.embed import check_arguments, embed_batches, vector_dtype
-from titans_dna.reading.embed_options import EmbedOptions, VectorOptions
+from titans_dna.reading.options import EmbedOptions, VectorOptions
 from titans_dna.reading.parts import PART_BASES, Unfinished, fingerprint
 from titans_dna.reading.source import GenomeSource, genome_source
 from titans_dna.reading.stream import group

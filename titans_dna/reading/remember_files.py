@@ -19,8 +19,8 @@ from titans_dna.nn.finetuned import FineTuned
 from titans_dna.nn.model import TitansDNA, tensors_of, tokenizer_of
 from titans_dna.nn.state import Remembered, load_state, model_fingerprint, save_state
 from titans_dna.reading.bits import Bits, Track
+from titans_dna.reading.options import ReadOptions, RememberOptions
 from titans_dna.reading.parts import Unfinished
-from titans_dna.reading.remember_options import ReadOptions, RememberOptions
 from titans_dna.reading.source import GenomeSource, Strand, genome_source
 from titans_dna.reading.stream import Piece, calls, evaluating, hidden, logits, read, token_bases
 from titans_dna.run.device import process_peak

@@ -37,6 +37,11 @@ class Progress:
     ) -> None:
         self.close(whole=kind is None)
 
+    @property
+    def done(self) -> float:
+        """How far the work is, in its unit."""
+        return self._done
+
     def add(self, amount: float, note: str = "") -> None:
         """Some more is done; `note` stands beside the figures until the next one."""
         self._done += amount

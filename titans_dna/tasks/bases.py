@@ -20,8 +20,7 @@ from titans_dna.metrics.sequences import Estimate, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.reading.stream import group, padded
 from titans_dna.run.files import replacing
-from titans_dna.tasks.data_options import BaseOptions
-from titans_dna.tasks.options import FinetuneOptions
+from titans_dna.tasks.options import BaseOptions, FinetuneOptions
 from titans_dna.tasks.predict import IntervalWriter
 from titans_dna.tasks.results import Scored
 from titans_dna.tasks.score import score_bases
@@ -44,8 +43,8 @@ class BaseJob:
         self.options = options
         self.data = read_labelled_genome(options.bases)
         task = "binary" if len(self.data.classes) == 2 else "multiclass"
-        bases = options.bases
-        self.question = Question(task, self.data.classes, "base", both_strands=bases.both_strands, window=bases.context)
+        both, window = options.tune.rc, options.bases.context
+        self.question = Question(task, self.data.classes, "base", both_strands=both, window=window)
         self._methods = {one.__name__: one for one in baselines(self.data)}
         self.baselines = tuple(self._methods)
 

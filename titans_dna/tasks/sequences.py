@@ -172,7 +172,7 @@ def _question(data: LabelledData, options: FinetuneOptions) -> Question:
     stretch = -(-longest // tune.bins)
     bins = -(-longest // stretch)
     return Question(
-        data.task, data.classes, "sequence", tune.pool, bins, stretch, tune.rc_average, mean=mean, deviation=deviation
+        data.task, data.classes, "sequence", tune.pool, bins, stretch, tune.rc, mean=mean, deviation=deviation
     )
 
 

@@ -100,7 +100,7 @@ def open_source(options: PretrainOptions) -> Source:
         batch_size=optimiser.batch_size,
         lane=data.lane,
         seed=optimiser.seed,
-        reverse_complement=data.reverse_complement,
+        reverse_complement=data.rc_augment,
         max_n=data.max_n,
         soft_masked_weight=data.soft_masked_weight,
         warmup=warmup,
