@@ -116,11 +116,11 @@ def test_gue_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
             table(tmp_path / "GUE" / name / f"{split}.csv", rows(count, number), "sequence,label")
     kept, seen = benchmarking.finetune, []
 
-    def stop(options, resume):
+    def stop(options, resume, **more):
         seen.append((Path(options.run.out).name, resume))
         if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return kept(options, resume=resume)
+        return kept(options, resume=resume, **more)
 
     monkeypatch.setattr(benchmarking, "finetune", stop)
     base = ["--suite", "GUE", "--root", "GUE", *TINY.split(), "--out", "b"]
