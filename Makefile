@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
 
-.PHONY: demo test check format lint types aot clean
+.PHONY: demo test check format lint types docs aot clean
 .DELETE_ON_ERROR:
 
 demo: $(SETUP)
@@ -23,6 +23,9 @@ lint: $(SETUP)
 
 types: $(SETUP)
 	$(BIN)/pyright
+
+docs: $(SETUP)
+	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
 aot: $(SETUP)
 	$(BIN)/python kernels/aot/compile.py

@@ -12,8 +12,9 @@ import time
 
 from titans_dna.baselines.bases import baselines, gather, kmers
 from titans_dna.genome.genome import open_genome
+from titans_dna.genome.intervals import split_by_blocks
 from titans_dna.labels.annotation import read_annotation
-from titans_dna.labels.windows import LabelledGenome, split_bases_by_blocks
+from titans_dna.labels.windows import LabelledGenome
 from titans_dna.metrics.bases import evaluate_bases
 
 
@@ -53,7 +54,9 @@ def read(arguments: argparse.Namespace) -> LabelledGenome:
     """Genome, features and split as the options say."""
     genome = open_genome(arguments.genome)
     features = read_annotation(arguments.annotation, genome, features=arguments.features, class_by=arguments.class_by)
-    split = split_bases_by_blocks(genome, block=arguments.block, context=arguments.context)
+    split = split_by_blocks(
+        genome, valid_fraction=0.1, test_fraction=0.1, block=arguments.block, context=arguments.context
+    )
     return LabelledGenome(genome, features, split, context=arguments.context, stranded=arguments.stranded)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from titans_dna.genome.datamodule import GenomeDataModule
 from titans_dna.genome.genome import Genome, open_genome
 from titans_dna.genome.intervals import split_by_blocks
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 SHAPES = ((1_024, 64, 0), (8_192, 8, 0), (65_536, 2, 0), (8_192, 8, 65_536))
 
@@ -62,7 +62,7 @@ def measure(
         workers=workers,
         cache_bases=512_000_000 if cached else 0,
     )
-    batches = iter(module.train_dataloader())
+    batches = iter(module.train_batches())
     for _ in range(20):
         next(batches)
     bases, begin = 0, time.perf_counter()

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from titans_dna.config import TitansConfig
 from titans_dna.genome.genome import open_genome
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 ETAS = {"0": -200.0, "0.5": 0.0, "0.998": 6.0}
 
@@ -74,7 +74,8 @@ def read_forced(
     model = TitansDNA(config).eval()
     memory = model.blocks[0].memory
     memory.gates.weight.zero_()
-    memory.gates.bias.copy_(torch.tensor([200.0, eta, -200.0]))
+    for name, value in {"theta": 200.0, "eta": eta, "alpha": -200.0}.items():
+        memory.gates.bias[memory.gate_rows(name)] = value
     state, largest, finite = None, torch.zeros(2, len(ids)), torch.ones(len(ids), dtype=torch.bool)
     for piece in ids.split(8192, dim=1):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):

@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from titans_dna.genome.genome import open_genome
-from titans_dna.tokens.tokenizer import BPETokenizer, Tokenizer, make_tokenizer
+from titans_dna.tokens.bpe import BPETokenizer
+from titans_dna.tokens.tokenizer import Tokenizer, make_tokenizer
 
 REPEATS = 5
 SPECS = ("nucleotide", "kmer-3", "kmer-6", "kmer-8", "kmer-3-overlapping", "kmer-6-overlapping", "kmer-8-overlapping")

@@ -22,7 +22,7 @@ from titans_dna.planning.estimate import Settings, estimate
 ALLOWED = 0.2
 RUN = """
 import json, sys
-from titans_dna.planning.peak import Peak
+from titans_dna.planning.probe import Peak
 from titans_dna.train import pretrain
 from titans_dna.cli import main
 peak, fit = Peak("cpu"), pretrain.write_markov

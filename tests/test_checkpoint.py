@@ -1,15 +1,23 @@
 """A model directory: what goes in comes out, and every kind of damage has its line."""
 
 import json
+import pickle
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import titans_dna
 from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
-from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.tokenizer import KmerTokenizer, NucleotideTokenizer
+from titans_dna.nn.finetuned import FineTuned, Question
+from titans_dna.nn.model import TitansDNA, weights_fingerprint
+from titans_dna.tokens.kmers import KmerTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+
+QUESTION = Question("multiclass", ("a", "b", "c"), pool="bins", bins=2, stretch=8)
 
 
 def make(tied=True, vocab_size=12):
@@ -28,6 +36,192 @@ def test_the_same_model_comes_back(tmp_path, tied):
     assert read.config == model.config
     assert not read.training
     assert (read.head.weight is read.embedding.weight) is tied
+
+
+def make_tuned(question=QUESTION):
+    return FineTuned(make(), question, NucleotideTokenizer()).eval()
+
+
+def same(a, b):
+    return weights_fingerprint(a, [checkpoint.UNSAVED]) == weights_fingerprint(b, [checkpoint.UNSAVED])
+
+
+def test_load_gives_what_the_directory_holds(tmp_path):
+    language, tuned = make().eval(), make_tuned()
+    checkpoint.save(language, tmp_path / "language", NucleotideTokenizer())
+    checkpoint.save(tuned, tmp_path / "tuned")
+    for name in ("language", *(f"language/{name}" for name in checkpoint.LANGUAGE.files)):
+        assert same(checkpoint.load(tmp_path / name), language)
+    for name in ("tuned", *(f"tuned/{name}" for name in checkpoint.FINETUNED.files)):
+        found = checkpoint.load(tmp_path / name)
+        assert same(found, tuned)
+        assert found.question == QUESTION
+        assert found.tokenizer is found.backbone.tokenizer
+        assert not found.training
+    assert same(checkpoint.load(tmp_path / "tuned", FineTuned), tuned)
+    assert same(checkpoint.load(tmp_path / "language", TitansDNA), language)
+
+
+def test_a_directory_of_both_kinds(tmp_path):
+    """Each is there for the one who wants it, and `load` gives the language model, as in version 0.1.0."""
+    language, tuned = make(tied=False).eval(), make_tuned()
+    checkpoint.save(language, tmp_path, NucleotideTokenizer())
+    checkpoint.save(tuned, tmp_path)
+    assert same(checkpoint.load(tmp_path), language)
+    assert same(checkpoint.load(tmp_path, TitansDNA), language)
+    assert same(checkpoint.load(tmp_path, FineTuned), tuned)
+    assert same(checkpoint.load(tmp_path / "finetuned.json"), tuned)
+    assert same(checkpoint.load(tmp_path / "tokenizer.json"), language)
+
+
+@pytest.mark.parametrize("read", [checkpoint.load, checkpoint.open_model])
+def test_the_other_kind_is_refused(tmp_path, read):
+    checkpoint.save(make(), tmp_path / "language", NucleotideTokenizer())
+    checkpoint.save(make_tuned(), tmp_path / "tuned")
+    name = "source" if read is checkpoint.load else "--model"
+    with pytest.raises(ValueError, match="holds a fine-tuned model") as caught:
+        read(tmp_path / "tuned", TitansDNA)
+    assert str(caught.value) == (
+        f"{name}: {tmp_path}/tuned holds a fine-tuned model; want the directory of a pretrained one, as titans-dna pretrain "
+        "writes it"
+    )
+    with pytest.raises(ValueError, match="holds a pretrained model") as caught:
+        read(tmp_path / "language", FineTuned)
+    assert str(caught.value) == (
+        f"{name}: {tmp_path}/language holds a pretrained model, which answers no question yet; want the directory of a "
+        "fine-tuned one, as titans-dna finetune writes it"
+    )
+    with pytest.raises(ValueError, match="want: got 'fine-tuned', want TitansDNA or FineTuned"):
+        checkpoint.load(tmp_path / "tuned", "fine-tuned")
+    with pytest.raises(
+        FileNotFoundError, match=r"finetuned\.json: no such file, want a directory that titans-dna finetune"
+    ):
+        read(tmp_path, FineTuned)
+
+
+def test_the_deprecated_names_still_work(tmp_path):
+    checkpoint.save(make(), tmp_path / "language", NucleotideTokenizer())
+    checkpoint.save(make_tuned(), tmp_path / "tuned")
+    with pytest.warns(DeprecationWarning, match="use titans_dna.load"):
+        assert isinstance(titans_dna.load_finetuned(tmp_path / "tuned"), FineTuned)
+    with (
+        pytest.warns(DeprecationWarning, match="next release"),
+        pytest.raises(ValueError, match="holds a pretrained model"),
+    ):
+        titans_dna.load_finetuned(tmp_path / "language")
+    with pytest.warns(DeprecationWarning, match=r"use titans_dna\.load"):
+        model = TitansDNA.from_pretrained(tmp_path / "language")
+    with pytest.warns(DeprecationWarning, match=r"use titans_dna\.embed\(model, …\)") as caught:
+        vectors = model.embed(["ACGT"], "max", layer=0)
+    assert caught[0].filename == __file__
+    assert (vectors == titans_dna.embed(model, ["ACGT"], "max", layer=0)).all()
+    with (
+        pytest.warns(DeprecationWarning, match="next release"),
+        pytest.raises(ValueError, match="repo_id: got 'phage'"),
+    ):
+        model.push_to_hub("phage", private=True)
+    with (
+        pytest.warns(DeprecationWarning, match="next release"),
+        pytest.raises(ValueError, match="repo_id: got 'phage'"),
+    ):
+        checkpoint.push_finetuned(tmp_path / "tuned", "phage")
+
+
+def test_the_tokenizer_of_a_model(tmp_path):
+    model = make()
+    assert model.tokenizer is None
+    with pytest.raises(ValueError, match="model: has no tokenizer"):
+        checkpoint.save(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+    model.tokenizer = NucleotideTokenizer()
+    checkpoint.save(model, tmp_path)
+    assert checkpoint.load(tmp_path, TitansDNA).tokenizer.name == "nucleotide"
+
+
+class Trap:
+    """A pickle that leaves a file behind when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+PICKLES = ["pytorch_model.bin", "checkpoint.pt", "model.pt", "model.pkl", "adapter_model.bin", "tokenizer.pkl"]
+
+
+@pytest.mark.parametrize("kind", ["language", "tuned"])
+def test_nothing_is_ever_unpickled(tmp_path, kind):
+    """Not what lies beside the model, and not what has the name of one of its files."""
+    model, form = (make(), checkpoint.LANGUAGE) if kind == "language" else (make_tuned(), checkpoint.FINETUNED)
+    folder, sprung = tmp_path / "model", tmp_path / "sprung"
+    checkpoint.save(model, folder, NucleotideTokenizer())
+    torch.save(Trap(sprung), folder / "other.pt")
+    traps = [pickle.dumps(Trap(sprung), protocol) for protocol in (0, 2, 4)] + [(folder / "other.pt").read_bytes()]
+    for name in PICKLES:
+        (folder / name).write_bytes(traps[1])
+    checkpoint.load(folder)
+    for name in form.files:
+        whole = (folder / name).read_bytes()
+        for trap in traps:
+            (folder / name).write_bytes(trap)
+            with pytest.raises(ValueError, match=name) as caught:
+                checkpoint.load(folder)
+            assert "\n" not in str(caught.value)
+        (folder / name).unlink()
+        with pytest.raises(FileNotFoundError):
+            checkpoint.load(folder)
+        (folder / name).write_bytes(whole)
+    checkpoint.load(folder)
+    assert not sprung.exists()
+
+
+ABSURD = {
+    "width": dict(width=10**12),
+    "endless width": dict(width=2 * 10**4000),
+    "layers": dict(layers=10**12),
+    "many layers": dict(layers=3000, width=2, heads=1),
+    "feed-forward": dict(ffn_width=10**12),
+    "memory": dict(memory_expansion=10**12),
+    "convolution": dict(convolution=10**12),
+    "persistent": dict(variant="mac", persistent=10**12),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+@pytest.mark.parametrize("kind", ["language", "tuned"])
+def test_a_model_beyond_measure_is_not_built(tmp_path, name, kind):
+    checkpoint.save(make() if kind == "language" else make_tuned(), tmp_path, NucleotideTokenizer())
+    path = tmp_path / ("config.json" if kind == "language" else "finetuned.json")
+    _edit(path, lambda values: values["config"].update(ABSURD[name]))
+    began = time.process_time()
+    with pytest.raises(ValueError, match="for this configuration") as caught:
+        checkpoint.load(tmp_path)
+    assert time.process_time() - began < 2
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(bins=10**12), "finetuned.safetensors: got 24,233 values, want at least 96,000,000,0"),
+        (dict(bins=2.5), "bins: got 2.5, want a whole number"),
+        (dict(both_strands=10**12), "both_strands: got 1000000000000, want true or false"),
+        (dict(classes="ab"), "head.output.bias: got [3], want [2]"),
+        (dict(classes=5), "finetuned.json: "),
+        (dict(task="ternary"), "finetuned.json: task: got 'ternary'"),
+        (dict(window=0), "finetuned.json: window: got 0"),
+    ],
+)
+def test_questions_that_are_none(tmp_path, change, message):
+    checkpoint.save(make_tuned(), tmp_path)
+    _edit(tmp_path / "finetuned.json", lambda values: values["question"].update(change))
+    with pytest.raises(ValueError) as caught:
+        checkpoint.load(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_directory_from_before_transformers_was_known_loads(tmp_path):
@@ -83,6 +277,29 @@ DAMAGE = {
     "empty": (lambda d: (d / "model.safetensors").write_bytes(b""), ValueError, "truncated or damaged"),
     "half a config": (lambda d: (d / "config.json").write_text("{"), ValueError, "config.json: got no valid JSON"),
     "other json": (lambda d: (d / "config.json").write_text("[]"), ValueError, "config.json: got some other JSON"),
+    "deep json": (
+        lambda d: (d / "config.json").write_text("[" * 100_000),
+        ValueError,
+        "config.json: got no valid JSON",
+    ),
+    "deep tokenizer": (
+        lambda d: (d / "tokenizer.json").write_text("[" * 100_000),
+        ValueError,
+        "tokenizer.json: got no valid JSON",
+    ),
+    "name of two lines": (
+        lambda d: save_file({**load_file(d / "model.safetensors"), "a\nb": torch.ones(1)}, d / "model.safetensors"),
+        ValueError,
+        "model.safetensors: a b: got [1], want nothing",
+    ),
+    "whole numbers": (
+        lambda d: save_file(
+            {**load_file(d / "model.safetensors"), "norm.weight": torch.ones(32, dtype=torch.int64)},
+            d / "model.safetensors",
+        ),
+        ValueError,
+        "model.safetensors: norm.weight: got torch.int64, want floating point",
+    ),
     "unknown key": (
         lambda d: _edit(d / "config.json", lambda v: v["config"].update(depth=3)),
         ValueError,

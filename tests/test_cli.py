@@ -115,12 +115,16 @@ def test_a_run_directory_is_guarded(files, capsys):
         ("run", "", "--out: run holds another run"),
         ("file", "", "--out: file is a file"),
         ("file/below", "", "file/below"),
-        ("project", "", "--out: project/README.md would be overwritten"),
+        ("project", "", "--out: project is not empty (README.md)"),
         ("own", "--resume", "--resume: own: run.yaml is not as titans-dna pretrain wrote it"),
         ("bare", "--resume", "--resume: bare: run.yaml is not as titans-dna pretrain wrote it"),
         ("run", "--resume --steps 3", "--resume: --steps: got 3, but the run to resume has 2"),
         ("run", "--resume --model.layers 1", "--resume: --model.layers: got 1, but the run to resume has 2"),
-        ("run", "--resume --fasta other.fa", "--resume: the fingerprint of the data is not that of the run"),
+        (
+            "run",
+            "--resume --fasta other.fa",
+            "--resume: --fasta is not that of the run in run: its fingerprint differs",
+        ),
     ):
         status, _, err = call(capsys, *(["pretrain"] if "--resume" in extra else base), "--out", out, *extra.split())
         assert (status, err.count("\n")) == (2, 1)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from titans_dna.config import TitansConfig, preset_names
+from titans_dna.config import READS, VARIANTS, TitansConfig, preset_names
 from titans_dna.nn.model import TitansDNA
+from titans_kernels import scan
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +54,31 @@ def test_wrong_yaml(tmp_path, text):
 
 def test_whole_numbers_pass_as_numbers():
     assert TitansConfig.from_dict({"dropout": 0, "max_norm": 2}).max_norm == 2.0
+
+
+def test_reads_are_those_of_the_kernels():
+    """Named here once more, so that the configuration needs no torch."""
+    assert READS == scan.READS
+
+
+SIZES = [
+    dict(variant=variant, width=24, heads=heads, layers=layers, **more)
+    for variant in VARIANTS
+    for heads, layers in ((2, 1), (3, 3))
+    for more in (
+        {},
+        dict(memory_depth=1, momentum=False, tie_embeddings=True),
+        dict(memory_depth=4, memory_expansion=3, forgetting=False, ffn_width=40),
+        dict(convolution=0, persistent=0, vocab_size=77),
+        dict(attention=False, convolution=7),
+    )
+]
+
+
+@pytest.mark.parametrize("values", SIZES, ids=str)
+def test_the_number_of_parameters_is_known_without_the_model(values):
+    config = TitansConfig(**values)
+    assert config.parameters == TitansDNA(config).parameter_count()
 
 
 def test_presets_have_one_source():

@@ -10,11 +10,13 @@ import huggingface_hub
 import pytest
 import torch
 
+import titans_dna
 from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
 from titans_dna.hub import is_hub_id
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 
 def make(folder):
@@ -30,7 +32,7 @@ def test_a_cached_model_loads_offline_and_a_missing_one_has_its_line(tmp_path):
     (entry / "refs" / "main").write_text("abc")
     code = (
         "import titans_dna\n"
-        "print(titans_dna.load('lab/phage').embed('ACGTACGT').shape)\n"
+        "print(titans_dna.embed(titans_dna.load('lab/phage'), 'ACGTACGT').shape)\n"
         "from titans_dna.cli import main\n"
         "main(['embed', '--model', 'lab/other', '--fasta', 'x.fa', '--out', 'v.npy'])"
     )
@@ -123,10 +125,67 @@ def test_a_pushed_model_comes_back(tmp_path, hub, monkeypatch):
     assert sorted(file.name for file in (hub.root / "lab" / "phage").iterdir()) == FILES
     monkeypatch.chdir(tmp_path)
     again = checkpoint.load("lab/phage")
-    assert again.embed("ACGTTGCA").tolist() == model.embed("ACGTTGCA").tolist()
+    assert titans_dna.embed(again, "ACGTTGCA").tolist() == titans_dna.embed(model, "ACGTTGCA").tolist()
     card = (hub.root / "lab" / "phage" / "README.md").read_text()
     assert huggingface_hub.ModelCard(card).data.library_name == "titans-dna"
     assert 'titans_dna.load("lab/phage")' in card
+
+
+def make_tuned(unit="sequence"):
+    torch.manual_seed(0)
+    backbone = TitansDNA(TitansConfig.preset("tiny", layers=1))
+    return FineTuned(backbone, Question("binary", ("no", "yes"), unit), NucleotideTokenizer()).eval()
+
+
+@pytest.mark.parametrize("source", ["model", "directory"])
+def test_a_pushed_fine_tuned_model_comes_back(tmp_path, hub, monkeypatch, source):
+    model, run = make_tuned(), tmp_path / "run"
+    checkpoint.save(model, run)
+    (run / "results.md").write_text("| model |\n")
+    (run / "last.ckpt").write_bytes(b"a pickle")
+    checkpoint.push(model if source == "model" else run, "lab/promoters")
+    pushed = hub.root / "lab" / "promoters"
+    assert {file.name for file in pushed.iterdir()} == {*checkpoint.FINETUNED.files, "README.md"}
+    card = (pushed / "README.md").read_text()
+    assert 'titans_dna.load("lab/promoters")' in card
+    assert "binary: no, yes" in card
+    assert ("| model |" in card) is (source == "directory")
+    monkeypatch.chdir(tmp_path)
+    again = checkpoint.load("lab/promoters")
+    assert again.question == model.question
+    for name, value in model.state_dict().items():
+        assert name == checkpoint.UNSAVED or torch.equal(again.state_dict()[name], value)
+    with pytest.raises(FileNotFoundError, match=r"promoters/config\.json: no such file"):
+        checkpoint.load("lab/promoters/", TitansDNA)
+
+
+def test_of_both_kinds_each_can_be_pushed(tmp_path, hub):
+    make(tmp_path)
+    (tmp_path / "README.md").write_text("My card.\n")
+    checkpoint.save(make_tuned("base"), tmp_path)
+    checkpoint.push(tmp_path, "lab/language")
+    with pytest.warns(DeprecationWarning, match="use titans_dna.push"):
+        checkpoint.push_finetuned(tmp_path, "lab/tuned", private=True)
+    assert sorted(file.name for file in (hub.root / "lab" / "language").iterdir()) == FILES
+    tuned = hub.root / "lab" / "tuned"
+    assert {file.name for file in tuned.iterdir()} == {*checkpoint.FINETUNED.files, "README.md"}
+    assert "My card" not in (tuned / "README.md").read_text()
+    assert ("repo", "lab/tuned", True, True) in hub.calls
+
+
+def test_files_of_a_fine_tuned_model_are_fetched_where_there_is_no_other(tmp_path, monkeypatch):
+    checkpoint.save(make_tuned(), tmp_path / "snapshot")
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(sorted(allow_patterns))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert isinstance(checkpoint.load("lab/promoters", FineTuned), FineTuned)
+    assert asked == [sorted(checkpoint.FINETUNED.files)]
+    assert isinstance(checkpoint.load("lab/promoters"), FineTuned)
+    assert asked[1:] == [sorted(checkpoint.LANGUAGE.files), sorted(checkpoint.FINETUNED.files)]
 
 
 def test_of_a_directory_only_the_model_goes_up(tmp_path, hub):

@@ -116,6 +116,7 @@ def test_wheel_holds_two_packages_and_their_data(tmp_path):
         archive.extractall(target)
     tops = {path.name for path in target.iterdir() if not path.name.endswith(".dist-info")}
     assert tops == {"titans_dna", "titans_kernels"}
+    assert all((target / name / "py.typed").is_file() for name in tops)
     code = (
         f"import sys; sys.path.insert(0, {str(target)!r}); import titans_dna, titans_kernels;"
         "from titans_dna.config import TitansConfig; from importlib import resources;"

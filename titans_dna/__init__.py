@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import ast
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from titans_dna.checkpoint import load
-    from titans_dna.config import TitansConfig
-    from titans_dna.nn.model import TitansDNA
-    from titans_dna.reading.remember import remember
-    from titans_dna.reading.state_file import load_state, save_state
-    from titans_dna.tasks.saved import load_finetuned
+if TYPE_CHECKING:  # The one list of public names. Type checkers take it as it is, `_homes` reads it from this text.
+    from titans_dna.checkpoint import load as load
+    from titans_dna.checkpoint import load_finetuned as load_finetuned
+    from titans_dna.checkpoint import push as push
+    from titans_dna.checkpoint import save as save
+    from titans_dna.config import TitansConfig as TitansConfig
+    from titans_dna.nn.finetuned import FineTuned as FineTuned
+    from titans_dna.nn.model import TitansDNA as TitansDNA
+    from titans_dna.nn.state import load_state as load_state
+    from titans_dna.nn.state import save_state as save_state
+    from titans_dna.reading.embed import embed as embed
+    from titans_dna.reading.remember import remember as remember
+    from titans_dna.tasks.evaluate import evaluate as evaluate
+    from titans_dna.tasks.score import predict as predict
 
 __version__ = version("titans-dna")
-__all__ = ["TitansConfig", "TitansDNA", "load", "load_finetuned", "load_state", "remember", "save_state"]
 
-_HOMES = {
-    "TitansConfig": "titans_dna.config",
-    "TitansDNA": "titans_dna.nn.model",
-    "load": "titans_dna.checkpoint",
-    "load_finetuned": "titans_dna.tasks.saved",
-    "load_state": "titans_dna.reading.state_file",
-    "remember": "titans_dna.reading.remember",
-    "save_state": "titans_dna.reading.state_file",
-}
+
+def _homes() -> dict[str, str]:
+    """The module of each public name."""
+    tree = ast.parse(__loader__.get_source(__name__))
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return {alias.asname: str(node.module) for node in found for alias in node.names if alias.asname}
+
+
+_HOMES = _homes()
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     """Names are imported when they are first used, so that the package itself imports at once."""
     if name not in _HOMES:
         raise AttributeError(f"module 'titans_dna' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,180 +1,326 @@
-"""A model as a directory: weights as safetensors, configuration and tokeniser as JSON; no pickle anywhere."""
+"""Models on the disk and on the Hugging Face hub: weights as safetensors, all else as JSON. Nothing is ever unpickled.
+
+A language model is `config.json`, `tokenizer.json` and `model.safetensors`; a fine-tuned one has `finetuned.json`, which holds
+its question too, and `finetuned.safetensors` in place of the first and the last.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar, overload
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.hub import download, is_hub_id, upload
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.finetuned import FineTuned, Question
+from titans_dna.nn.model import TitansDNA, tokenizer_of
+from titans_dna.run.device import choose_device
 from titans_dna.run.files import replacing
 from titans_dna.tokens.tokenizer import Tokenizer, load_tokenizer
 
-WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
-FORMAT: dict[str, Any] = {"format": "titans-dna model", "version": 1}
+
+class Form(NamedTuple):
+    """How one kind of model lies in a directory."""
+
+    kind: str
+    verb: str
+    """Of titans-dna, that writes it."""
+    config: str
+    weights: str
+    name: str
+
+    @property
+    def format(self) -> dict[str, Any]:
+        """What its configuration says of itself."""
+        return {"format": self.name, "version": 1}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that make up a model."""
+        return self.config, TOKENIZER, self.weights
+
+
+TOKENIZER, CARD, RESULTS = "tokenizer.json", "README.md", "results.md"
+LANGUAGE = Form("pretrained", "pretrain", "config.json", "model.safetensors", "titans-dna model")
+FINETUNED = Form("fine-tuned", "finetune", "finetuned.json", "finetuned.safetensors", "titans-dna fine-tuned model")
 MODEL_TYPE = "titans-dna"
 """By this name transformers finds `titans_dna.huggingface`."""
-_TRANSFORMERS = {"model_type": MODEL_TYPE, "architectures": ["TitansDNAForCausalLM"]}
+UNSAVED = "backbone.head.weight"
+"""Weight of a fine-tuned model that no file holds: the language-model head answers another question."""
+_LEAST, _TIMES = 10**6, 4
+"""A model of more values than the first, and than its file has by the second, is not built to say which weight is wrong."""
+_NO_TOKENIZER = "source: got a model without a tokenizer, want one that load gave or model.tokenizer set"
+
+Model = TypeVar("Model", TitansDNA, FineTuned)
 
 
-def save(model: TitansDNA, directory: str | Path, tokenizer: Tokenizer) -> None:
-    """Write a model and its tokeniser into a directory, which is made where it is missing.
+def save(model: TitansDNA | FineTuned, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write a model and its tokenizer into a directory, which is made where it is missing.
 
-    Raises ValueError where the tokeniser's vocabulary is not the model's, and OSError where nothing can be written.
+    tokenizer: None is the model's own.
+
+    Raises ValueError where there is none or its vocabulary is not the model's, and OSError where nothing can be written.
     """
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(f"tokenizer: got {tokenizer.vocab_size} ids, want the model's {model.config.vocab_size}")
+    if isinstance(model, FineTuned):
+        form, config, about = FINETUNED, model.backbone.config, {"question": model.question.to_dict()}
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
+    else:
+        form, config = LANGUAGE, model.config
+        about = {"model_type": MODEL_TYPE, "architectures": ["TitansDNAForCausalLM"]}
+        tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(f"tokenizer: got {tokenizer.vocab_size} ids, want the model's {config.vocab_size}")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with replacing(directory / WEIGHTS) as aside:
-        aside.write_bytes(to_bytes(_weights(model), metadata={"format": "pt"}))
-    with replacing(directory / CONFIG) as aside:
-        aside.write_text(json.dumps({**FORMAT, **_TRANSFORMERS, "config": model.config.to_dict()}, indent=2) + "\n")
+    write_weights(model, directory / form.weights)
+    with replacing(directory / form.config) as aside:
+        aside.write_text(json.dumps({**form.format, **about, "config": config.to_dict()}, indent=2) + "\n")
     with replacing(directory / TOKENIZER) as aside:
         tokenizer.save(aside)
 
 
-def load(directory: str | Path) -> TitansDNA:
-    """The model that `save` (or `titans-dna pretrain`) wrote, on the CPU, in eval mode, its tokeniser as `.tokenizer`.
+@overload
+def load(source: str | Path, want: None = None) -> TitansDNA | FineTuned: ...
+@overload
+def load(source: str | Path, want: type[Model]) -> Model: ...
+def load(source: str | Path, want: Any = None) -> Any:
+    """The model that `save` (or titans-dna pretrain, or finetune) wrote, on the CPU, in eval mode, with its tokenizer.
 
-    What the `save_pretrained` of `titans_dna.huggingface`'s model and tokeniser wrote is as good; of a classifier, this
+    What the `save_pretrained` of `titans_dna.huggingface`'s model and tokenizer wrote is as good; of a classifier, this
     is the model that it stands on.
 
-    directory: the directory or one of its model files; where there is no such path, a Hugging Face hub id (user/name).
+    source: the directory or one of its model files; where there is no such path, a Hugging Face hub id (user/name). Of a
+        place that holds both kinds of model, the language model.
+    want: TitansDNA or FineTuned, where only that kind will do.
 
     Raises FileNotFoundError for a missing file, OSError where the hub has no such model or cannot be reached, and
-    ValueError naming the file for a truncated or damaged one, an unknown configuration key, or weights that are not the
-    configuration's.
+    ValueError for a model of the other kind, and naming the file for a truncated or damaged one, an unknown key of a
+    configuration, or weights that are not the configuration's.
     """
-    directory = _find(directory)
-    if (directory / "finetuned.json").is_file() and not (directory / CONFIG).exists():
-        raise ValueError(
-            f"{directory}: holds a fine-tuned model, want a pretrained one (titans_dna.load_finetuned takes the former)"
-        )
-    for name in (CONFIG, TOKENIZER, WEIGHTS):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(
-                f"{directory / name}: no such file, want a directory that titans-dna pretrain wrote"
-            )
-    model = TitansDNA(_read_config(directory / CONFIG))
-    tokenizer = load_tokenizer(directory / TOKENIZER)
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"{directory / TOKENIZER}: got {tokenizer.vocab_size} ids, want the model's {model.config.vocab_size}"
-        )
-    _read_weights(model, directory / WEIGHTS)
-    model.tokenizer = tokenizer  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    return model.eval()
+    return _read(*_find(source, want, "source"))
+
+
+@overload
+def open_model(source: str | Path, want: None, accelerator: str = "cpu", threads: int = 0) -> TitansDNA | FineTuned: ...
+@overload
+def open_model(source: str | Path, want: type[Model], accelerator: str = "cpu", threads: int = 0) -> Model: ...
+def open_model(source: str | Path, want: Any, accelerator: str = "cpu", threads: int = 0) -> Any:
+    """What a verb's `--model` names, by `load`, on its device. Raises ValueError where that is missing."""
+    return _read(*_find(source, want, "--model")).to(choose_device(accelerator, threads))
 
 
 def push(
-    source: TitansDNA | str | Path,
+    source: TitansDNA | FineTuned | str | Path,
     repo_id: str,
     *,
+    want: type[TitansDNA | FineTuned] | None = None,
     private: bool = False,
     token: str | None = None,
     commit_message: str | None = None,
 ) -> str:
     """Upload a model to the Hugging Face hub, and return the address of its page there.
 
-    source: a model with its tokeniser, as `load` gives it, or a directory that `save` wrote. Weights, configuration,
-        tokeniser and the card README.md go up, and nothing else; a short card is written where there is none.
+    source: a model with its tokenizer, as `load` gives it, or a directory that `save` wrote, never a hub id; `want` is as
+        for `load`. Weights, configuration, tokenizer and the card README.md go up, and nothing else; a short card is
+        written for a language model without one, and for any fine-tuned model, with the table of its results.
     repo_id: user/name, made where it is missing, `private` then. token: of the hub; None is the one that is logged in.
 
-    Raises ValueError for a model without a tokeniser or another kind of name, what `load` raises for a directory, and
+    Raises ValueError for a model without a tokenizer or another kind of name, what `load` raises for a directory, and
     OSError where the hub cannot be reached or refuses.
     """
     if not is_hub_id(repo_id):
         raise ValueError(f"repo_id: got {repo_id!r}, want user/name")
     with TemporaryDirectory() as aside:
-        folder = Path(aside)
-        if isinstance(source, TitansDNA):
-            tokenizer = getattr(source, "tokenizer", None)
-            if tokenizer is None:
-                raise ValueError(
-                    "source: got a model without a tokenizer, want one that load gave or model.tokenizer set"
-                )
-            save(source, folder, cast(Tokenizer, tokenizer))
+        folder, results = Path(aside), ""
+        if isinstance(source, (str, Path)):
+            place, form = _find(Path(source), want, "source", hub=False)
+            model = _read(place, form)  # a damaged one stays here
+            for name in form.files if form is FINETUNED else (*form.files, CARD):
+                if (place / name).is_file():
+                    shutil.copyfile(place / name, folder / name)
+            if form is FINETUNED and (place / RESULTS).is_file():
+                results = (place / RESULTS).read_text(encoding="utf-8")
         else:
-            load(Path(source))  # a damaged one stays here
-            for name in (WEIGHTS, CONFIG, TOKENIZER, CARD):
-                if (Path(source) / name).is_file():
-                    shutil.copyfile(Path(source) / name, folder / name)
+            model = source
+            save(model, folder, model.tokenizer if isinstance(model, FineTuned) else tokenizer_of(model, _NO_TOKENIZER))
         if not (folder / CARD).exists():
-            (folder / CARD).write_text(_card(repo_id))
+            (folder / CARD).write_text(_card(model, repo_id, results), encoding="utf-8")
         return upload(folder, repo_id, private=private, token=token, commit_message=commit_message)
 
 
-def _card(repo_id: str) -> str:
+def load_finetuned(source: str | Path) -> FineTuned:
+    """Deprecated: `load(source)`, or `load(source, FineTuned)` to refuse a language model."""
+    warnings.warn("load_finetuned goes in the next release; use titans_dna.load", DeprecationWarning, stacklevel=2)
+    return load(source, FineTuned)
+
+
+def push_finetuned(source: str | Path, repo_id: str, **options: Any) -> str:
+    """Deprecated: `push(source, repo_id, …)`."""
+    warnings.warn("push_finetuned goes in the next release; use titans_dna.push", DeprecationWarning, stacklevel=2)
+    return push(source, repo_id, want=FineTuned, **options)
+
+
+def write_weights(model: nn.Module, path: str | Path) -> None:
+    """The weights of any model as a safetensors file, which appears whole or not at all."""
+    with replacing(path) as aside:
+        aside.write_bytes(to_bytes(_stored(model), metadata={"format": "pt"}))
+
+
+def read_weights(model: nn.Module, path: str | Path) -> None:
+    """Put what `write_weights` wrote into a model. ValueError naming the file where it is damaged, and the weight where the
+    model has another one or none."""
+    _put(model, _tensors(Path(path)), Path(path))
+
+
+def _find(source: str | Path, want: Any, name: str, hub: bool = True) -> tuple[Path, Form]:
+    """The directory of a model and its form; `name` is what the message calls the source."""
+    if want not in (None, TitansDNA, FineTuned):
+        raise ValueError(f"want: got {want!r}, want TitansDNA or FineTuned")
+    path, form = Path(source), {TitansDNA: LANGUAGE, FineTuned: FINETUNED}.get(want)
+    only_tuned = (FINETUNED.config, FINETUNED.weights)
+    if path.is_file() and path.name in LANGUAGE.files + FINETUNED.files:
+        form = form or (FINETUNED if path.name in only_tuned else None)
+        path = path.parent
+    elif hub and not path.exists() and is_hub_id(str(source)):
+        path = download(str(source), (form or LANGUAGE).files)
+        if form is None and not (path / LANGUAGE.config).exists():
+            path = download(str(source), FINETUNED.files)
+    if form is None:
+        tuned = not (path / LANGUAGE.config).exists() and any((path / file).is_file() for file in only_tuned)
+        return path, FINETUNED if tuned else LANGUAGE
+    other = FINETUNED if form is LANGUAGE else LANGUAGE
+    if (path / other.config).is_file() and not (path / form.config).exists():
+        why = ", which answers no question yet" if other is LANGUAGE else ""
+        raise ValueError(
+            f"{name}: {source} holds a {other.kind} model{why}; want the directory of a {form.kind} one, "
+            f"as titans-dna {form.verb} writes it"
+        )
+    return path, form
+
+
+def _read(directory: Path, form: Form) -> Any:
+    """The model of this form in a directory."""
+    for name in form.files:
+        if not (directory / name).is_file():
+            raise FileNotFoundError(
+                f"{directory / name}: no such file, want a directory that titans-dna {form.verb} wrote"
+            )
+    path, question = directory / form.config, None
+    values = _json(path, form)
+    try:
+        config = TitansConfig.from_dict(values.get("config", {}))
+        if form is FINETUNED:
+            question = Question.from_dict(values.get("question"))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    tokenizer = load_tokenizer(directory / TOKENIZER)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"{directory / TOKENIZER}: got {tokenizer.vocab_size} ids, want the model's {config.vocab_size}"
+        )
+    path = directory / form.weights
+    found = _tensors(path)
+    if form is LANGUAGE:
+        found = _plain(found)
+    _check_size(found, config, question, path)
+    model = TitansDNA(config)
+    model.tokenizer = tokenizer
+    whole = model if question is None else FineTuned(model, question, tokenizer)
+    _put(whole, found, path)
+    return whole.eval()
+
+
+def _json(path: Path, form: Form) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: got no valid JSON, want a {form.kind} model's configuration") from None
+    if not isinstance(values, dict) or {key: values.get(key) for key in form.format} != form.format:
+        raise ValueError(
+            f"{path}: got some other JSON, want format {form.format['format']!r} version {form.format['version']}"
+        )
+    return values
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: truncated or damaged weights: {' '.join(str(error).split())}") from None
+
+
+def _plain(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's own names, where `titans_dna.huggingface` wrote them with "model." before, maybe beside a classifier."""
+    if not any(name.startswith("model.") for name in found):
+        return found
+    return {name.removeprefix("model."): value for name, value in found.items() if not name.startswith("classifier.")}
+
+
+def _check_size(found: dict[str, Tensor], config: TitansConfig, question: Question | None, path: Path) -> None:
+    """ValueError for a configuration of a model that is beyond all measure of its file, before memory is taken for it."""
+    want, got = config.parameters, sum(value.numel() for value in found.values())
+    if question is not None:
+        want += config.width * (
+            question.outputs * (question.bins if question.pool == "bins" else 1)
+            - (0 if config.tie_embeddings else config.vocab_size)
+        )
+    if want > max(_LEAST, _TIMES * got):
+        raise ValueError(f"{path}: got {got:,} values, want at least {min(want, 10**18):,} for this configuration")
+    if config.layers > len(found):
+        raise ValueError(
+            f"{path}: got {len(found)} weights, want those of {config.layers:,} blocks for this configuration"
+        )
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    """What a file holds of a model: no head where it is the embedding, as no tensor can stand there twice, and of a fine-tuned
+    model not that of the language model."""
+    config = getattr(model, "config", None)
+    tied = isinstance(config, TitansConfig) and config.tie_embeddings
+    apart = UNSAVED if isinstance(model, FineTuned) else "head.weight" if tied else ""
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name != apart}
+
+
+def _put(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
+    wanted = _stored(model)
+    for name in sorted(wanted.keys() | found.keys()):
+        got, want = (list(part[name].shape) if name in part else "nothing" for part in (found, wanted))
+        if got != want:
+            raise ValueError(f"{path}: {' '.join(name.split())}: got {got}, want {want} for this configuration")
+        if not found[name].is_floating_point():
+            raise ValueError(f"{path}: {name}: got {found[name].dtype}, want floating point")
+    model.load_state_dict(found, strict=False)
+
+
+def _card(model: TitansDNA | FineTuned, repo_id: str, results: str) -> str:
+    what = "A DNA language model with a neural memory that learns at test time (Titans, arXiv 2501.00663)."
+    use = 'vectors = titans_dna.embed(model, ["ACGTACGTACGT"])\n'
+    if isinstance(model, FineTuned):
+        question = model.question
+        classes = f": {', '.join(question.classes)}" if question.classes else ""
+        answer = f"one answer for each {question.unit}, {question.task}{classes}"
+        what = f"A Titans model (arXiv 2501.00663) fine-tuned with titans-dna; {answer}."
+        use = 'found = titans_dna.predict(model, ["ACGTACGTACGT"])\n' if question.unit == "sequence" else ""
     return f"""---
 library_name: titans-dna
 tags: [dna, genomics, titans]
 ---
 # {repo_id.partition("/")[2]}
 
-A DNA language model with a neural memory that learns at test time (Titans, arXiv 2501.00663).
+{what}
 
-    import titans_dna
+```python
+import titans_dna
 
-    model = titans_dna.load("{repo_id}")
-    vectors = model.embed(["ACGTACGTACGT"])
-"""
+model = titans_dna.load("{repo_id}")
+{use}```
 
-
-def _find(source: str | Path) -> Path:
-    path, files = Path(source), (CONFIG, TOKENIZER, WEIGHTS)
-    if path.is_file() and path.name in files:
-        return path.parent
-    return path if path.exists() or not is_hub_id(str(source)) else download(str(source), files)
-
-
-def _weights(model: TitansDNA) -> dict[str, torch.Tensor]:
-    """The state dictionary without the head where it is the embedding: a file cannot hold one tensor twice."""
-    names = {**model.state_dict()}
-    if model.config.tie_embeddings:
-        del names["head.weight"]
-    return {name: value.detach().cpu().contiguous() for name, value in names.items()}
-
-
-def _read_config(path: Path) -> TitansConfig:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{path}: got no valid JSON, want a model's configuration") from None
-    if not isinstance(values, dict) or {key: values.get(key) for key in FORMAT} != FORMAT:
-        raise ValueError(f"{path}: got some other JSON, want format {FORMAT['format']!r} version {FORMAT['version']}")
-    try:
-        return TitansConfig.from_dict(values.get("config", {}))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _read_weights(model: TitansDNA, path: Path) -> None:
-    try:
-        found = _plain(load_file(path))
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: truncated or damaged weights: {' '.join(str(error).split())}") from None
-    wanted = _weights(model)
-    for name in wanted.keys() | found.keys():
-        got, want = (list(part[name].shape) if name in part else "nothing" for part in (found, wanted))
-        if got != want:
-            raise ValueError(f"{path}: {name}: got {got}, want {want} for this configuration")
-    if model.config.tie_embeddings:
-        found["head.weight"] = found["embedding.weight"]
-    model.load_state_dict(found)
-
-
-def _plain(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The model's own names, where `titans_dna.huggingface` wrote them with "model." before, maybe beside a classifier."""
-    if not any(name.startswith("model.") for name in found):
-        return found
-    return {name.removeprefix("model."): value for name, value in found.items() if not name.startswith("classifier.")}
+{results}"""

@@ -1,18 +1,22 @@
-"""Model configuration: one frozen dataclass, validated, YAML both ways, presets by name."""
+"""Model configuration: one frozen dataclass, validated, YAML both ways, presets by name; and the kinds of question."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
 READS = ("after", "before", "anchor")
 GATES = ("token", "chunk")
+Task = Literal["binary", "multiclass", "multilabel", "regression"]
+"""What is asked of a sequence or a base: one class of two, one of several, any number of them, or a number."""
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,26 @@ class TitansConfig:
     def ffn_hidden(self) -> int:
         """Hidden width of the feed-forward, with the default resolved."""
         return self.ffn_width or -(-self.width * 8 // 3 // 16) * 16
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned values of the model, a tied embedding counted once, without building it."""
+        width, square, taps = self.width, self.width**2, self.convolution
+        hidden = self.head_width * self.memory_expansion
+        widths = [self.head_width, *[hidden] * (self.memory_depth - 1), self.head_width]
+        initial = self.heads * sum(i * j for i, j in pairwise(widths))
+        gates = (width + 1) * self.heads * (1 + self.momentum + self.forgetting)
+        memory = 5 * square + 3 * taps * width + gates + 2 * width + initial
+        attention = 0
+        if self.attention and self.variant != "lmm":
+            attention = {
+                "mac": 6 * square + taps * width + 4 * width,  # with the reader of the memory
+                "mag": 4 * square + 2 * width,
+                "mal": 4 * square + width,
+            }[self.variant]
+        persistent = 0 if self.variant == "lmm" else self.persistent * width
+        block = 2 * width + persistent + memory + attention + 3 * width * self.ffn_hidden
+        return (2 - self.tie_embeddings) * self.vocab_size * width + self.layers * block + width
 
     def replace(self, **changes: Any) -> TitansConfig:
         """A copy with some fields changed, validated again."""

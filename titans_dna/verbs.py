@@ -9,12 +9,10 @@ import math
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
 
 from titans_dna.context.options import ContextOptions
 from titans_dna.planning.options import PlanOptions
 from titans_dna.reading.options import EmbedOptions, RememberOptions
-from titans_dna.run.signals import Stopped
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.use_options import BenchmarkOptions, EvaluateOptions, PredictOptions
 from titans_dna.train.options import PretrainOptions
@@ -25,7 +23,6 @@ def pretrain(options: PretrainOptions) -> int:
     from titans_dna.train import pretrain as training
 
     result = training.pretrain(options, resume=options.run.resume)
-    _stopped(result, "pretrain")
     if result.best_markov is None:
         return 0
     print(f"run: {result.directory}")
@@ -52,7 +49,7 @@ def embed(options: EmbedOptions) -> int:
     """Turn sequences into vectors."""
     from titans_dna.reading.embed_files import embed_files
 
-    result = embed_files(options)
+    result = embed_files(options, resume=options.files.resume)
     *beside, vectors = result.files
     names = f"; names and coordinates: {beside[0]}" if beside else ""
     print(f"vectors: {vectors} ({result.rows:,} of {result.width}){names}")
@@ -63,7 +60,7 @@ def remember(options: RememberOptions) -> int:
     """Read sequence into a state file."""
     from titans_dna.reading.remember_files import remember_files
 
-    done = remember_files(options)
+    done = remember_files(options, resume=options.read.resume)
     bits = "" if math.isnan(done.bits_per_base) else f"bits per base: {done.bits_per_base:.4f}; "
     print(
         f"{bits}{done.bases:,} bases remembered, {done.bases_per_second / 1000:.1f} kb/s, "
@@ -75,10 +72,9 @@ def remember(options: RememberOptions) -> int:
 def finetune(options: FinetuneOptions) -> int:
     """Fine-tune a model on labelled sequences."""
     _want_extra("finetune")
-    from titans_dna.tasks import run as finetuning
+    from titans_dna.tasks import finetune as finetuning
 
     result = finetuning.finetune(options, resume=options.run.resume)
-    _stopped(result, "finetune")
     print(f"\n{result.table}\nrun: {result.directory} (results.md, predictions.csv)")
     return _diverged([f"seed {seed}" for seed in result.diverged])
 
@@ -88,7 +84,7 @@ def evaluate(options: EvaluateOptions) -> int:
     _want_extra("evaluate")
     from titans_dna.tasks.evaluate import evaluate_files
 
-    result = evaluate_files(options)
+    result = evaluate_files(options, resume=options.rows.resume)
     print(f"{result.table}\nresults: {result.directory} (results.md, predictions.csv; {result.rows:,} rows)")
     return 0
 
@@ -98,7 +94,7 @@ def predict(options: PredictOptions) -> int:
     labels, so that a fine-tuned model can be used with the package alone."""
     from titans_dna.tasks.predict import predict_files
 
-    result = predict_files(options)
+    result = predict_files(options, resume=options.files.resume)
     print(f"predictions: {result.path} ({result.rows:,})")
     return 0
 
@@ -109,7 +105,6 @@ def benchmark(options: BenchmarkOptions) -> int:
     from titans_dna.tasks import benchmark as benchmarking
 
     result = benchmarking.benchmark(options, resume=options.run.resume)
-    _stopped(result, "benchmark")
     print(f"\n{result.table}\nbenchmark: {result.directory} (benchmark.md, benchmark.csv)")
     return _diverged(result.diverged)
 
@@ -128,14 +123,6 @@ def plan(options: PlanOptions) -> int:
     from titans_dna.planning.run import plan as planning
 
     return planning(options)
-
-
-def _stopped(result: Any, verb: str) -> None:
-    # Until these verbs raise `Stopped` themselves.
-    if getattr(result, "signal", None) is not None:
-        step = f" at step {result.step:,}" if verb == "pretrain" else ""
-        again = f"titans-dna {verb} --resume --out {result.directory}"
-        raise Stopped(result.signal, f"saved{step}; continue with: {again}")
 
 
 def _diverged(names: Sequence[str]) -> int:

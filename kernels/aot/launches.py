@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titans_kernels.triton import launch, plan, step
-from titans_kernels.triton.configurations import chosen
+from titans_kernels import READS
+from titans_kernels.triton import launch, plan
+from titans_kernels.triton.configurations import chosen, step_configuration
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -96,8 +97,7 @@ def record(case: Case, family: str, warp: int) -> list[Launch]:
             with _instead(launch, launches, configuration=lambda kernel, shape, device: chosen(kernel, shape, family)):
                 _scan(case)
         else:
-            sizes = step.configuration
-            with _instead(step, launches, configuration=lambda shapes, _: sizes(shapes, warp)):
+            with _instead(launch, launches, step_configuration=lambda shapes, _: step_configuration(shapes, warp)):
                 _step(case)
     finally:
         torch.set_float32_matmul_precision(before)
@@ -112,7 +112,7 @@ def _scan(case: Case) -> None:
     gates = tuple(torch.zeros(ROWS, 2 if case.per_chunk else t, HEADS) for _ in range(3))
     anchor = torch.zeros(ROWS, HEADS, shape.weights) if case.untied else None
     sequences = plan.sequences(tokens[0], None, None, gates[0].shape[1], case.chunk, 1, case.untied, True)
-    call = launch.Call(shape, sequences, tokens, gates, anchor, 1, plan.READS[case.read], MAX_NORM, case.per_chunk)
+    call = launch.Call(shape, sequences, tokens, gates, anchor, 1, READS.index(case.read), MAX_NORM, case.per_chunk)
     state, kept = torch.zeros(ROWS, HEADS, 2 * shape.weights), torch.zeros(3 * ROWS, HEADS, 2 * shape.weights)
     border = torch.zeros(ROWS, HEADS, shape.weights)
     launch.forward(call, kept, tokens[0], state, border, True)
@@ -130,7 +130,7 @@ def _step(case: Case) -> None:
     gates = tuple(torch.zeros(ROWS, HEADS) for _ in range(3))
     state = (weights(), weights(), weights())
     position = torch.zeros(ROWS, dtype=torch.int64)
-    step.launch_step(tokens, gates, state, state, tokens[0], position, "rows", case.read, MAX_NORM)
+    launch.step(tokens, gates, state, state, tokens[0], position, "rows", case.read, MAX_NORM)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from costs import H200, Call, Card, Cost, backward_costs, floor, forward_costs, memory, useful
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from titans_kernels import support
+from titans_kernels import options
 from titans_kernels.triton import plan
 from titans_kernels.triton.configurations import chosen
 from titans_kernels.triton.plan import Shape
@@ -120,7 +120,7 @@ def shapes(heads: int) -> list[Shape]:
     """Every width, hidden width, chunk and precision that the issue asks for, with values as wide as keys."""
     return [
         Shape(heads, key, hidden * key, key, chunk, dtype)
-        for key in support.WIDTHS
+        for key in options.WIDTHS
         for hidden in (0, 1, 2, 4)
         for chunk in (16, 32, 64, 128)
         for dtype in (torch.bfloat16, torch.float16, torch.float32)

@@ -237,8 +237,8 @@ def memory(shape: Shape, rows: int, tokens: int) -> Memory:
     v = torch.empty(rows, tokens, shape.heads, shape.value, dtype=shape.dtype, device=device)
     gate = torch.empty(rows, tokens, shape.heads, device=device)
     state = torch.empty(rows, shape.heads, 2 * shape.weights, device=device)
-    call = ops._call(q, q, v, gate, gate, gate, state, None, None, None, shape.hidden, shape.chunk, 0, 0.0, False, True)
-    kept = state.new_empty(ops._kept(q, q, v, state, None, None, shape.hidden, shape.chunk, True))
+    given = ops.Inputs(q, q, v, gate, gate, gate, state, None, None, None, shape.hidden, shape.chunk, 0, 0.0, False)
+    call, kept = given.call(keep=True), state.new_empty(given.kept(keep=True))
     buffers = [*launch.allocate(call, backward=True), *launch.allocate_gradient(call)]
     forward = launch.allocate(call, backward=False)
     scratch = max(_bytes(buffers), _bytes(forward))

@@ -5,10 +5,13 @@ partial chunk after the last one. The state at the start of each span is all tha
 forward again, then in reverse, so that the weights of single chunks live only while their span runs.
 """
 
+# torch types nothing that autograd functions return:
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,17 +28,9 @@ STATE_BYTES = 2**26
 
 
 def chunked_scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    state: MemoryState,
-    chunk: int,
-    read: str,
-    max_norm: float | None,
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor,
+    state: MemoryState, chunk: int, read: str, max_norm: float | None,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """q, k [b, t, h, d]; v [b, t, h, e]; gates [b, t, h] or, one a chunk, [b, n, h]; all rows at one position."""
     b, t, depth, position = q.shape[0], q.shape[1], len(state.memory), int(state.position[0])
     tied = all(m is a for m, a in zip(state.memory, state.anchor, strict=True))
@@ -44,10 +39,11 @@ def chunked_scan(
     anchor = [] if tied else [w.flatten(0, 1) for w in state.anchor]
     tensors = (q, k, v, alpha, eta, theta, *start, *anchor)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    y, *after = _Scan.apply(_Plan(spans, chunk, position, alpha.shape[1] != t, depth, read, max_norm, keep), *tensors)
+    plan = _Plan(spans, chunk, position, alpha.shape[1] != t, depth, read, max_norm, keep)
+    y, *after = cast("tuple[Tensor, ...]", _Scan.apply(plan, *tensors))
 
-    memory, momentum = (tuple(w[:, i].unflatten(0, (b, -1)).contiguous() for w in after[:depth]) for i in (0, 1))
-    border = tuple(w.unflatten(0, (b, -1)) for w in after[depth:]) or state.anchor
+    memory, momentum = (tuple(torch.unflatten(w[:, i], 0, (b, -1)).contiguous() for w in after[:depth]) for i in (0, 1))
+    border = tuple(torch.unflatten(w, 0, (b, -1)) for w in after[depth:]) or state.anchor
     return y, MemoryState(memory, momentum, memory if spans[-1].complete else border, (state.position + t) % chunk)
 
 
@@ -125,7 +121,7 @@ class _Plan(NamedTuple):
 
 def _chunks_first(x: Tensor, span: _Span) -> Tensor:
     """A view [n, b, h, c, d] of the span's part of [b, t, h, d]."""
-    return x[:, span.start : span.stop].unflatten(1, (span.chunks, -1)).permute(1, 0, 3, 2, 4)
+    return torch.unflatten(x[:, span.start : span.stop], 1, (span.chunks, -1)).permute(1, 0, 3, 2, 4)
 
 
 def _put(x: Tensor, into: Tensor, span: _Span) -> None:
@@ -138,10 +134,11 @@ class _Scan(torch.autograd.Function):
     """(plan, q, k, v, α, η, θ, [W ‖ S] of each layer, anchors unless tied) → y, [W ‖ S], and anchors on a border."""
 
     @staticmethod
-    def forward(ctx, plan: _Plan, *tensors: Tensor):
+    def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
         (q, k, v, *gates), weights = tensors[:6], tensors[6:]
         state, anchor = weights[: plan.depth], weights[plan.depth :]
-        y, start, kept = torch.empty_like(v, memory_format=torch.contiguous_format), state, []
+        y, start = torch.empty_like(v, memory_format=torch.contiguous_format), state
+        kept: list[Tensor] = []
         for span in plan.spans:
             start, dtype = state, state[0].dtype
             kept += start if plan.keep else ()
@@ -159,15 +156,15 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *d_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.autocast(d_outputs[0].device.type, enabled=False):  # whatever holds where backward is called
             return _Scan._backward(ctx, *d_outputs)
 
     @staticmethod
-    def _backward(ctx, *d_outputs: Tensor):
+    def _backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         d_y, d_after = d_outputs[0], d_outputs[1:]
-        saved = ctx.saved_tensors  # once: activation checkpointing allows no second look
+        saved: tuple[Tensor, ...] = ctx.saved_tensors  # once: activation checkpointing allows no second look
         (q, k, v, *gates), weights = saved[:6], saved[6:]
         anchor = () if plan.spans[0].tied else weights[: plan.depth]
         starts = weights[len(anchor) :]

@@ -98,7 +98,7 @@ def _reverse_scores(
 def _reverse_scaled(read: ReadLayer, shares: Shares, d_shares: Shares, d_scaled: Tensor, d_x: Tensor) -> None:
     """β x and f x: gradients of x, added to d_x, and of β, f."""
     share = shares.read.flatten(0, 1)
-    d_scaled = d_scaled.unflatten(-1, (2, -1))
+    d_scaled = torch.unflatten(d_scaled, -1, (2, -1))
     for j in range(2):
         d_x.addcmul_(d_scaled[:, :, j], share[..., j, None])
     d_shares.read.flatten(0, 1).add_(d_scaled.mul_(read.x[:, :, None]).sum(-1))
@@ -137,14 +137,11 @@ def _bend(layer: Layer, above: Layer) -> Tensor:
 
 
 def _reverse_surprise(
-    chunk: Sequence[Layer],
-    d_chunk: Sequence[_LayerGradient],
-    bends: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    d_v: Tensor,
-) -> list[Tensor]:
+    chunk: Sequence[Layer], d_chunk: Sequence[_LayerGradient], bends: Sequence[Tensor], weights: Sequence[Tensor], d_v: Tensor
+) -> list[Tensor]:  # fmt: skip
     """From the gradients of a_l and δ_l to those of k (in the place of a_1's), v and, returned, the anchor."""
-    d_z, d_weights = [], []
+    d_z: list[Tensor] = []
+    d_weights: list[Tensor] = []
     for l, bend in enumerate(bends):
         d_z.append(d_chunk[l].delta * bend)
         d_back = d_chunk[l].delta.mul_(chunk[l].slope)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .coefficients import chunk_coefficients, token_coefficients
+from .state import norms
 
 
 class Shares(NamedTuple):
@@ -75,26 +76,22 @@ def span_shares(alpha: Tensor, eta: Tensor, theta: Tensor, n: int, c: int, read:
         alpha, eta, theta = (x.transpose(0, 1).flatten(1) for x in gates)
         share = chunk_coefficients(alpha, eta, theta, c)
     else:
-        share = token_coefficients(*(x.unflatten(1, (n, c)).permute(1, 0, 3, 2).flatten(1, 2) for x in gates))
+        share = token_coefficients(*(torch.unflatten(x, 1, (n, c)).permute(1, 0, 3, 2).flatten(1, 2) for x in gates))
     write = torch.stack([share.G[..., -1, :], share.H_end], -1)
     carry = torch.stack([share.beta[..., -1], share.f[..., -1], share.m_end], -1)
     if read == "anchor":
         return Shares(write.new_empty(0), write.new_empty(0), write, carry)
-    pair, G = torch.stack([share.beta, share.f], -1), share.G
-    if read == "before":
-        first = pair.new_tensor([1.0, 0.0]).expand(*pair.shape[:-2], 1, 2)
-        pair, G = torch.cat([first, pair[..., :-1, :]], -2), F.pad(G[..., :-1, :], (0, 0, 1, 0))
-    return Shares(pair, G, write, carry)
+    pair = torch.stack([share.beta, share.f], -1)
+    if read == "after":
+        return Shares(pair, share.G, write, carry)
+    first = pair.new_tensor([1.0, 0.0]).expand(*pair.shape[:-2], 1, 2)
+    shifted = F.pad(share.G[..., :-1, :], (0, 0, 1, 0))
+    return Shares(torch.cat([first, pair[..., :-1, :]], -2), shifted, write, carry)
 
 
 def write_span(
-    k: Tensor,
-    v: Tensor,
-    shares: Shares,
-    start: Sequence[Tensor],
-    anchor: Sequence[Tensor] | None,
-    max_norm: float | None,
-) -> list[Layer]:
+    k: Tensor, v: Tensor, shares: Shares, start: Sequence[Tensor], anchor: Sequence[Tensor] | None, max_norm: float | None
+) -> list[Layer]:  # fmt: skip
     """k, v [n, r, c, ·]; start: [W ‖ S] of each layer. anchor: of the one chunk, or None where it is the memory's W."""
     layers = _allocate(k, start)
     chunks = zip(*([Layer(*x) for x in by_chunk(layer)] for layer in layers), strict=True)
@@ -113,7 +110,8 @@ def by_chunk(fields: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _allocate(k: Tensor, start: Sequence[Tensor]) -> list[Layer]:
-    layers, a, (n, r) = [], k, k.shape[:2]
+    layers: list[Layer] = []
+    a, (n, r) = k, k.shape[:2]
     for l, state in enumerate(start):
         states = state.new_empty(n + 1, *state.shape)
         states[0] = state
@@ -154,7 +152,7 @@ def _write(write: Tensor, carry: Tensor, layer: Layer) -> None:
 
 def _bound(layer: Layer, max_norm: float) -> None:
     """`state.bound`, in place."""
-    norm = torch.linalg.vector_norm(layer.end, dim=(-2, -1), keepdim=True)
+    norm = norms(layer.end)
     if bool((norm > max_norm).any()):
         torch.div(max_norm, norm.clamp_(min=max_norm), out=layer.scale)
         layer.end.mul_(layer.scale)
@@ -167,7 +165,8 @@ def read_span(
 
     q [n, r, c, d]. Returns y [n·r, c, e], empty unless `output` is wanted, and what the reverse needs.
     """
-    x, reads = q.flatten(0, 1), []
+    x = q.flatten(0, 1)
+    reads: list[ReadLayer] = []
     for l, layer in enumerate(layers):
         last = l == len(layers) - 1
         scaled, scores, masked = x, x.new_empty(0), x.new_empty(0)

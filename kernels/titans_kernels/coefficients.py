@@ -3,9 +3,12 @@
 Nothing here divides, so gates of exactly 0 and 1 are exact, in value and in gradient.
 """
 
+# torch types nothing that autograd functions return:
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +46,7 @@ class _TokenCoefficients(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, alpha: Tensor, eta: Tensor, theta: Tensor):
+    def forward(ctx: Any, alpha: Tensor, eta: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
         kept, decayed = (flush_subnormal(x) for x in _products(torch.stack([1 - alpha, eta])))
         A, m, H = kept[..., 1:], decayed[..., 0], decayed[..., 1:] * theta[..., None, :]
         ctx.save_for_backward(kept, decayed, theta)
@@ -52,7 +55,7 @@ class _TokenCoefficients(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         d_beta, d_f, d_G, d_m_end, d_H_end = grads
         kept, decayed, theta = ctx.saved_tensors
         A, E = kept[..., 1:], decayed[..., 1:]
@@ -79,7 +82,9 @@ def _products(gates: Tensor) -> Tensor:
     square, half = out[..., :size], 1
     while half < size:
         cut = (size // (2 * half), 2 * half)
-        blocks = square.unflatten(-1, cut).unflatten(-3, cut).diagonal(0, -4, -2)  # [..., 2 half, 2 half, blocks]
+        blocks = torch.unflatten(torch.unflatten(square, -1, cut), -3, cut).diagonal(
+            0, -4, -2
+        )  # [..., 2 half, 2 half, blocks]
         first, second = blocks[..., half - 1 : half, :half, :], blocks[..., half:, half : half + 1, :]
         torch.mul(second, first, out=blocks[..., half:, :half, :])
         half *= 2

@@ -5,33 +5,26 @@ Equations by their number in arXiv 2501.00663.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .state import MemoryState, bound
+from .state import MemoryState, Weights, bound
 
 
 def reference_scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    state: MemoryState,
-    chunk: int,
-    read: str,
-    max_norm: float | None,
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor,
+    state: MemoryState, chunk: int, read: str, max_norm: float | None,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """q, k [b, t, h, d]; v [b, t, h, e]; gates [b, t, h] or one a chunk; all rows at one position."""
     if alpha.shape[1] != q.shape[1]:
         chunk_of_token = (int(state.position[0]) + torch.arange(q.shape[1])) // chunk
         alpha, eta, theta = (gate[:, chunk_of_token] for gate in (alpha, eta, theta))
     memory, momentum, anchor, position = state.memory, state.momentum, state.anchor, state.position
-    reads = []
+    reads: list[Tensor] = []
     for t in range(q.shape[1]):
         before = memory
         surprise = _surprise(anchor, k[:, t], v[:, t])
@@ -70,8 +63,8 @@ def recall_loss(memory: Sequence[Tensor], key: Tensor, value: Tensor) -> Tensor:
     return (recall(memory, key) - value).square().sum()
 
 
-def _per_row_and_head(fn):
+def _per_row_and_head(fn: Callable[..., Any]) -> Callable[..., Any]:
     return torch.func.vmap(torch.func.vmap(fn))
 
 
-_surprise = _per_row_and_head(torch.func.grad(recall_loss))
+_surprise: Callable[..., Weights] = _per_row_and_head(torch.func.grad(recall_loss))

@@ -10,31 +10,20 @@ import torch
 from torch import Tensor
 
 from .chunked import chunked_scan
+from .options import BACKENDS, CHUNK, DEEPEST
 from .reference import reference_scan
-from .state import MemoryState, concatenate
-from .support import fail, obstacle, say_once
+from .state import GROUPS, MemoryState, concatenate, integers
+from .support import check_options, fail, obstacle, say_once
 
-READS = ("after", "before", "anchor")
 Path = Callable[..., tuple[Tensor, MemoryState]]
 _PATHS: dict[str, Path] = {"reference": reference_scan, "chunked": chunked_scan}
 
 
 def memory_scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    memory: Sequence[Tensor],
-    state: MemoryState | None = None,
-    chunk: int = 64,
-    read: str = "after",
-    cu_seqlens: Tensor | None = None,
-    backend: str = "auto",
-    max_norm: float | None = None,
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, *, alpha: Tensor, eta: Tensor, theta: Tensor, memory: Sequence[Tensor],
+    state: MemoryState | None = None, chunk: int = CHUNK, read: str = "after", cu_seqlens: Tensor | None = None,
+    backend: str = "auto", max_norm: float | None = None,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """Write every token into the neural memory and read each token's own memory (arXiv 2501.00663, eqs. 12-16).
 
     q, k: [b, t, h, d]; v: [b, t, h, e].
@@ -56,12 +45,7 @@ def memory_scan(
     """
     _check_tensors(q, k, v, memory)
     backend = _choose(backend, q, k, v, memory, chunk)
-    if chunk < 1:
-        fail("chunk", chunk, "at least 1")
-    if read not in READS:
-        fail("read", repr(read), f"one of {', '.join(READS)}")
-    if max_norm is not None and not max_norm > 0:
-        fail("max_norm", max_norm, "above 0, or None")
+    check_options(chunk, read, max_norm)
     b, t = q.shape[:2]
     rows = b if cu_seqlens is None else _packed_rows(b, cu_seqlens)
     fresh = state is None
@@ -104,11 +88,12 @@ class _Place(NamedTuple):
 
 
 def _place(
-    q: Tensor, gates: tuple[Tensor, ...], memory: Sequence[Tensor], state: MemoryState, chunk: int, cu_seqlens
-) -> _Place:
+    q: Tensor, gates: tuple[Tensor, ...], memory: Sequence[Tensor], state: MemoryState, chunk: int,
+    cu_seqlens: Tensor | None,
+) -> _Place:  # fmt: skip
     sequences = _cut(q.shape[0], q.shape[1], cu_seqlens)
     _check_state(state, memory, len(sequences), chunk, _state_dtype(q))
-    positions = state.position.tolist()
+    positions = integers(state.position)
     chunks = [-(-(p + s.length) // chunk) if s.length else 0 for p, s in zip(positions, sequences, strict=True)]
     return _Place(sequences, positions, chunks, _check_gates(q, gates, chunks, packed=cu_seqlens is not None))
 
@@ -132,7 +117,7 @@ def _packed_rows(b: int, cu_seqlens: Tensor) -> int:
 def _cut(b: int, t: int, cu_seqlens: Tensor | None) -> list[_Sequence]:
     if cu_seqlens is None:
         return [_Sequence(row, 0, t) for row in range(b)]
-    ends = cu_seqlens.tolist()
+    ends = integers(cu_seqlens)
     if ends[0] != 0 or ends[-1] != t or any(i > j for i, j in pairwise(ends)):
         fail("cu_seqlens", ends, f"0 first, never falling, {t} (the number of tokens) last")
     return [_Sequence(0, i, j - i) for i, j in pairwise(ends)]
@@ -144,18 +129,19 @@ def _split(x: Tensor, sequences: list[_Sequence], chunks: list[int] | None) -> l
         return [x[s.row, s.start : s.start + s.length] for s in sequences]
     if len({s.row for s in sequences}) == len(sequences):
         return [x[s.row, :n] for s, n in zip(sequences, chunks, strict=True)]
-    return list(x[0].split(chunks))
+    return list(torch.split(x[0], chunks))
 
 
 def _run_alike(
-    path: Path, inputs: list[list[Tensor]], positions: list[int], state: MemoryState, chunk: int, read: str, max_norm
-) -> tuple[list[Tensor], MemoryState]:
+    path: Path, inputs: list[list[Tensor]], positions: list[int], state: MemoryState, chunk: int, read: str,
+    max_norm: float | None,
+) -> tuple[list[Tensor], MemoryState]:  # fmt: skip
     """Sequences of equal length that stand at the same place of their chunk run as rows of one batch."""
     alike: dict[tuple[int, int], list[int]] = {}
     for i, (position, q) in enumerate(zip(positions, inputs[0], strict=True)):
         alike.setdefault((position, len(q)), []).append(i)
     reads: list[Tensor] = [inputs[2][0]] * len(positions)
-    states = []
+    states: list[MemoryState] = []
     for (_, length), members in alike.items():
         rows = state.rows(torch.tensor(members))
         stacked = [torch.stack([x[i] for i in members]) for x in inputs]
@@ -172,8 +158,8 @@ def _choose(backend: str, q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tens
     """Which of the paths runs; "auto" takes the kernels wherever they can run on a GPU."""
     if backend in _PATHS:
         return backend
-    if backend not in ("auto", "triton"):
-        fail("backend", repr(backend), f"auto, triton, {' or '.join(_PATHS)}")
+    if backend not in BACKENDS:
+        fail("backend", repr(backend), f"one of {', '.join(BACKENDS)}")
     if backend == "auto" and not q.is_cuda:
         return "chunked"
     found = obstacle(q, k, v, [q.shape[-1], *(w.shape[-1] for w in memory)], chunk)
@@ -193,8 +179,8 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tensor]) ->
         fail("k", f"shape {list(k.shape)}", f"q's, {list(q.shape)}")
     if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
         fail("v", f"shape {list(v.shape)}", f"[{b}, {t}, {h}, e]")
-    if not 1 <= len(memory) <= 4:
-        fail("memory", f"{len(memory)} layers", "1 to 4")
+    if not 1 <= len(memory) <= DEEPEST:
+        fail("memory", f"{len(memory)} layers", f"1 to {DEEPEST}")
     widths = [d, *(w.shape[-1] for w in memory)]
     for l, (w, d_in) in enumerate(zip(memory, widths, strict=False)):
         if w.ndim != 3 or w.shape[:2] != (h, d_in):
@@ -205,15 +191,15 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, memory: Sequence[Tensor]) ->
 
 def _check_state(state: MemoryState, memory: Sequence[Tensor], rows: int, chunk: int, dtype: torch.dtype) -> None:
     want = [(rows, *w.shape) for w in memory]
-    for name in ("memory", "momentum", "anchor"):
-        got = [tuple(w.shape) for w in getattr(state, name)]
+    for name, group in zip(GROUPS, state.groups, strict=True):
+        got = [tuple(w.shape) for w in group]
         if got != want:
             fail(f"state.{name}", f"shapes {got}", f"{want}")
-        kinds = {w.dtype for w in getattr(state, name)}
+        kinds = {w.dtype for w in group}
         if kinds != {dtype}:
             fail(f"state.{name}", ", ".join(sorted(map(str, kinds))), f"{dtype}")
     if state.position.shape != (rows,) or not bool(((state.position >= 0) & (state.position < chunk)).all()):
-        fail("state.position", state.position.tolist(), f"{rows} numbers from 0 to {chunk - 1} (is chunk the same?)")
+        fail("state.position", integers(state.position), f"{rows} numbers from 0 to {chunk - 1} (is chunk the same?)")
 
 
 def _check_gates(q: Tensor, gates: tuple[Tensor, ...], chunks: list[int], packed: bool) -> bool:

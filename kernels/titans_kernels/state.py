@@ -1,5 +1,8 @@
 """What the memory carries from one call to the next."""
 
+# torch has no types for `vector_norm` and `tolist`:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -7,6 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+GROUPS = ("memory", "momentum", "anchor")
+"""The weights of a state, by the names of its fields."""
+Weights = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,15 @@ class MemoryState:
     position: int64 [b] on the CPU, tokens since that boundary, 0 <= position < chunk.
     """
 
-    memory: tuple[Tensor, ...]
-    momentum: tuple[Tensor, ...]
-    anchor: tuple[Tensor, ...]
+    memory: Weights
+    momentum: Weights
+    anchor: Weights
     position: Tensor
+
+    @property
+    def groups(self) -> tuple[Weights, Weights, Weights]:
+        """As `GROUPS` names them."""
+        return self.memory, self.momentum, self.anchor
 
     @classmethod
     def initial(cls, memory: Sequence[Tensor], rows: int) -> MemoryState:
@@ -37,8 +49,7 @@ class MemoryState:
         for weight in (*self.memory, *self.momentum, *self.anchor):
             if id(weight) not in done:
                 done[id(weight)] = fn(weight)
-        groups = (self.memory, self.momentum, self.anchor)
-        memory, momentum, anchor = (tuple(done[id(w)] for w in group) for group in groups)
+        memory, momentum, anchor = (tuple(done[id(w)] for w in group) for group in self.groups)
         return MemoryState(memory, momentum, anchor, self.position)
 
     def detach(self) -> MemoryState:
@@ -54,8 +65,8 @@ class MemoryState:
 def concatenate(states: Sequence[MemoryState]) -> MemoryState:
     """Stack the rows of several states."""
     memory, momentum, anchor = (
-        tuple(torch.cat([getattr(s, name)[layer] for s in states]) for layer in range(len(states[0].memory)))
-        for name in ("memory", "momentum", "anchor")
+        tuple(torch.cat(layer) for layer in zip(*group, strict=True))
+        for group in zip(*(s.groups for s in states), strict=True)
     )
     return MemoryState(memory, momentum, anchor, torch.cat([s.position for s in states]))
 
@@ -64,8 +75,16 @@ def bound(weight: Tensor, max_norm: float | None) -> Tensor:
     """Scale each matrix [..., d_in, d_out] back to Frobenius norm `max_norm` where it is over it."""
     if max_norm is None:
         return weight
-    norm = torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True)
-    return weight * (max_norm / norm.clamp(min=max_norm))
+    return weight * (max_norm / norms(weight).clamp(min=max_norm))
+
+
+def norms(weight: Tensor) -> Tensor:
+    """Frobenius norm of each matrix [..., d_in, d_out], [..., 1, 1]."""
+    return torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True)
+
+
+def integers(x: Tensor) -> list[int]:
+    return x.tolist()
 
 
 def flush(weight: Tensor) -> Tensor:

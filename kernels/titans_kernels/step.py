@@ -7,28 +7,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .scan import READS, memory_scan
-from .state import MemoryState
-from .support import fail, obstacle, say_once
-
-BACKENDS = ("auto", "triton", "chunked", "reference")
+from .options import BACKENDS, CHUNK
+from .scan import memory_scan
+from .state import GROUPS, MemoryState, integers
+from .support import check_options, fail, obstacle, say_once
 
 
 def memory_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    state: MemoryState,
-    chunk: int = 64,
-    read: str = "after",
-    max_norm: float | None = None,
-    inplace: bool = False,
-    backend: str = "auto",
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, *, alpha: Tensor, eta: Tensor, theta: Tensor, state: MemoryState,
+    chunk: int = CHUNK, read: str = "after", max_norm: float | None = None, inplace: bool = False, backend: str = "auto",
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """Write one token of every row and read it: `memory_scan` with t = 1, without its gradient in the fast path.
 
     q, k: [b, h, d]; v: [b, h, e]; alpha, eta, theta: [b, h].
@@ -59,54 +47,16 @@ def memory_step(
     if inplace:
         state = _writable(state)
     if backend == "triton" or (backend == "auto" and q.is_cuda and not in_the_way):
-        return kernel_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace)
+        from .triton.scan import triton_step
+
+        return triton_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace)
     return _scan_step(q, k, v, (alpha, eta, theta), state, chunk, read, max_norm, inplace, backend)
 
 
-def kernel_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: tuple[Tensor, Tensor, Tensor],
-    state: MemoryState,
-    chunk: int,
-    read: str,
-    max_norm: float | None,
-    inplace: bool,
-) -> tuple[Tensor, MemoryState]:
-    """`memory_step` by the kernel, for arguments already checked."""
-    position = (state.position + 1) % chunk
-    ends = "rows"
-    if not (state.position.is_cuda or torch.compiler.is_compiling()):
-        ended = position.tolist().count(0)
-        ends = "none" if ended == 0 else "all" if ended == len(position) else "rows"
-    where = position.to(q.device, non_blocking=True) if ends == "rows" else None
-    memory, momentum, anchor = (
-        [w.contiguous() for w in group] for group in (state.memory, state.momentum, state.anchor)
-    )
-    arguments = (q, k, v, *gates, memory, momentum, anchor, where, ends, read, max_norm)
-    if inplace:
-        y = step_in_place(*arguments)
-        return y, MemoryState(tuple(memory), tuple(momentum), tuple(anchor), position)
-    depth = len(memory)
-    y, *new = step(*arguments)
-    memory, momentum = new[:depth], new[depth : 2 * depth]
-    anchor = {"none": anchor, "all": memory, "rows": new[2 * depth :]}[ends]
-    return y, MemoryState(tuple(memory), tuple(momentum), tuple(anchor), position)
-
-
 def _scan_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: tuple[Tensor, Tensor, Tensor],
-    state: MemoryState,
-    chunk: int,
-    read: str,
-    max_norm: float | None,
-    inplace: bool,
-    backend: str,
-) -> tuple[Tensor, MemoryState]:
+    q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor, Tensor, Tensor],
+    state: MemoryState, chunk: int, read: str, max_norm: float | None, inplace: bool, backend: str,
+) -> tuple[Tensor, MemoryState]:  # fmt: skip
     alpha, eta, theta = (gate[:, None] for gate in gates)
     memory = [w.new_empty(w.shape[1:]) for w in state.memory]  # only its shape counts where there is a state
     y, after = memory_scan(
@@ -114,84 +64,17 @@ def _scan_step(
         memory=memory, state=state, chunk=chunk, read=read, backend=backend, max_norm=max_norm,
     )  # fmt: skip
     if inplace:
-        for name in ("memory", "momentum", "anchor"):
-            for mine, new in zip(getattr(state, name), getattr(after, name), strict=True):
-                mine.copy_(new)
+        for group, new in zip(state.groups, after.groups, strict=True):
+            for mine, other in zip(group, new, strict=True):
+                mine.copy_(other)
         after = MemoryState(state.memory, state.momentum, state.anchor, after.position)
     return y[:, 0], after
 
 
-@torch.library.custom_op("titans::memory_step", mutates_args=())
-def step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    memory: list[Tensor],
-    momentum: list[Tensor],
-    anchor: list[Tensor],
-    position: Tensor | None,
-    ends: str,
-    read: str,
-    max_norm: float | None,
-) -> list[Tensor]:
-    """y, memory, momentum and, if ends is "rows", anchor after one token; see `triton.step.launch_step`."""
-    from .triton.step import launch_step
-
-    memory, momentum, anchor = ([w.contiguous() for w in group] for group in (memory, momentum, anchor))
-    y, *new = _outputs(v, memory, ends)
-    depth = len(memory)
-    after = {"none": anchor, "all": new[:depth], "rows": new[2 * depth :]}[ends]
-    groups = (new[:depth], new[depth : 2 * depth], after)
-    launch_step((q, k, v), (alpha, eta, theta), (memory, momentum, anchor), groups, y, position, ends, read, max_norm)
-    return [y, *new]
-
-
-@step.register_fake
-def _(q, k, v, alpha, eta, theta, memory, momentum, anchor, position, ends, read, max_norm):
-    return _outputs(v, memory, ends)
-
-
-def _outputs(v: Tensor, memory: list[Tensor], ends: str) -> list[Tensor]:
-    groups = 3 if ends == "rows" else 2
-    return [v.new_empty(v.shape), *(w.new_empty(w.shape) for _ in range(groups) for w in memory)]
-
-
-@torch.library.custom_op("titans::memory_step_in_place", mutates_args=("memory", "momentum", "anchor"))
-def step_in_place(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    memory: list[Tensor],
-    momentum: list[Tensor],
-    anchor: list[Tensor],
-    position: Tensor | None,
-    ends: str,
-    read: str,
-    max_norm: float | None,
-) -> Tensor:
-    """y after one token; the state, of contiguous tensors without overlap, is written over."""
-    from .triton.step import launch_step
-
-    y = v.new_empty(v.shape)
-    state = (memory, momentum, anchor)
-    launch_step((q, k, v), (alpha, eta, theta), state, state, y, position, ends, read, max_norm)
-    return y
-
-
-@step_in_place.register_fake
-def _(q, k, v, alpha, eta, theta, memory, momentum, anchor, position, ends, read, max_norm):
-    return v.new_empty(v.shape)
-
-
 def _writable(state: MemoryState) -> MemoryState:
     """The same state in contiguous tensors that share nothing with each other, copied only where they must be."""
-    memory, anchor = [], []
+    memory: list[Tensor] = []
+    anchor: list[Tensor] = []
     for m, a in zip(state.memory, state.anchor, strict=True):
         shared = m is a or (not torch.compiler.is_compiling() and m.data_ptr() == a.data_ptr())
         memory.append(_copy(m) if shared else m.contiguous())
@@ -204,13 +87,16 @@ def _copy(x: Tensor) -> Tensor:
 
 
 def _obstacle(q: Tensor, k: Tensor, v: Tensor, state: MemoryState) -> str | None:
-    dtypes = {w.dtype for w in (*state.memory, *state.momentum, *state.anchor)}
+    dtypes = {w.dtype for group in state.groups for w in group}
     if dtypes != {torch.float32}:
         return f"a state of {', '.join(sorted(map(str, dtypes)))}, not float32"
     return obstacle(q, k, v, [q.shape[-1], *(w.shape[-1] for w in state.memory)], chunk=1)
 
 
-def _check(q, k, v, gates, state: MemoryState, chunk: int, read: str, max_norm: float | None) -> None:
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor, Tensor, Tensor],
+    state: MemoryState, chunk: int, read: str, max_norm: float | None,
+) -> None:  # fmt: skip
     if q.ndim != 3:
         fail("q", f"shape {list(q.shape)}", "[b, h, d]")
     b, h, d = q.shape
@@ -223,19 +109,14 @@ def _check(q, k, v, gates, state: MemoryState, chunk: int, read: str, max_norm: 
             fail(name, f"shape {list(gate.shape)}", f"[{b}, {h}]")
     widths = [d, *(w.shape[-1] for w in state.memory)]
     shapes = [(b, h, i, o) for i, o in pairwise(widths)]
-    for name in ("memory", "momentum", "anchor"):
-        got = [tuple(w.shape) for w in getattr(state, name)]
+    for name, group in zip(GROUPS, state.groups, strict=True):
+        got = [tuple(w.shape) for w in group]
         if got != shapes or widths[-1] != v.shape[-1] or not got:
             fail(f"state.{name}", f"shapes {got}", f"[{b}, {h}, d_in, d_out] from {d} to {v.shape[-1]}")
-    if chunk < 1:
-        fail("chunk", chunk, "at least 1")
-    if read not in READS:
-        fail("read", repr(read), f"one of {', '.join(READS)}")
-    if max_norm is not None and not max_norm > 0:
-        fail("max_norm", max_norm, "above 0, or None")
+    check_options(chunk, read, max_norm)
     if state.position.shape != (b,):
         fail("state.position", f"shape {list(state.position.shape)}", f"[{b}]")
     if not (state.position.is_cuda or torch.compiler.is_compiling()):
-        positions = state.position.tolist()
+        positions = integers(state.position)
         if not all(0 <= position < chunk for position in positions):
             fail("state.position", positions, f"{b} numbers from 0 to {chunk - 1} (is chunk the same?)")

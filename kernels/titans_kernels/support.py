@@ -1,5 +1,8 @@
 """Which calls the Triton kernels take, and how a call that they do not take is refused or told of. Imports no Triton."""
 
+# torch has no types for `get_device_properties`:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import functools
@@ -9,9 +12,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-WIDTHS = (16, 32, 64, 128)
-WIDEST_HIDDEN = 512
-LONGEST_CHUNK = 128
+from .options import LONGEST_CHUNK, READS, UNIT, WIDEST_HIDDEN, WIDTHS
 
 
 def obstacle(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) -> str | None:
@@ -31,9 +32,19 @@ def say_once(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def fail(name: str, got: object, want: str) -> NoReturn:
+def fail(name: str, got: object, want: object) -> NoReturn:
     """Every wrong argument, in one form."""
     raise ValueError(f"{name}: got {got}, want {want}")
+
+
+def check_options(chunk: int, read: str, max_norm: float | None) -> None:
+    """What `memory_scan` and `memory_step` have in common."""
+    if chunk < 1:
+        fail("chunk", chunk, "at least 1")
+    if read not in READS:
+        fail("read", repr(read), f"one of {', '.join(READS)}")
+    if max_norm is not None and not max_norm > 0:
+        fail("max_norm", max_norm, "above 0, or None")
 
 
 def _unsupported(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int) -> str | None:
@@ -43,8 +54,8 @@ def _unsupported(q: Tensor, k: Tensor, v: Tensor, widths: list[int], chunk: int)
         return f"a memory of {len(widths) - 1} layers, not 1 or 2"
     if widths[0] not in WIDTHS or widths[-1] not in WIDTHS:
         return f"head widths {widths[0]} and {widths[-1]}, not among {', '.join(map(str, WIDTHS))}"
-    if len(widths) == 3 and (widths[1] % 16 or widths[1] > WIDEST_HIDDEN):
-        return f"a hidden width of {widths[1]}, not a multiple of 16 up to {WIDEST_HIDDEN}"
+    if len(widths) == 3 and (widths[1] % UNIT or widths[1] > WIDEST_HIDDEN):
+        return f"a hidden width of {widths[1]}, not a multiple of {UNIT} up to {WIDEST_HIDDEN}"
     if chunk > LONGEST_CHUNK:
         return f"a chunk of {chunk}, more than {LONGEST_CHUNK}"
     return _too_large(q, (q.dtype, k.dtype, v.dtype), widths, chunk) if q.is_cuda else None

@@ -31,7 +31,7 @@ class Gates(NamedTuple):
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[list[Tensor]]]:
-    """While it lasts, each block's gates before the sigmoid, [b, t, heads * gates] call by call; theta's come first.
+    """While it lasts, each block's gates before the sigmoid, [b, t, heads * gates] call by call.
 
     An empty list for a model without a memory.
     """
@@ -58,8 +58,10 @@ def read_gates(model: nn.Module, test: Test) -> Gates | None:
     # Persistent tokens come first, and MAC calls its memory segment by segment.
     length = test.planted.shape[1]
     raw = torch.stack([torch.cat(parts, dim=1)[:, -length:] for parts in seen])  # [blocks, rows, t, gates]
-    rate, *rest = raw.double().sigmoid().unflatten(-1, (-1, model.config.heads)).unbind(-2)
-    forget = rest[-1] if model.config.forgetting else torch.zeros_like(rate)
+    memory = next(module for module in model.modules() if isinstance(module, NeuralMemory))
+    gates = memory.by_gate(raw.double().sigmoid())
+    rate = gates["theta"]
+    forget = gates.get("alpha", torch.zeros_like(rate))
     needle = torch.from_numpy(test.inside)
     slowest = float(forget[:, ~needle].mean(1).min())
     means = [float(gate[:, part].mean()) for gate in (forget, rate) for part in (~needle, needle)]

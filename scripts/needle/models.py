@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 
 from needle.options import NeedleOptions
-from titans_dna.checkpoint import WEIGHTS, save
+from titans_dna.checkpoint import LANGUAGE, read_weights, save, write_weights
 from titans_dna.config import TitansConfig
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.model import TitansDNA
 from titans_dna.nn.transformer import Transformer
-from titans_dna.run.files import replacing
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 NeedleModel = TitansDNA | Transformer
 WINDOW = 128
@@ -70,9 +66,9 @@ def build(name: str, options: NeedleOptions) -> NeedleModel:
         return Transformer(config, window=WINDOW if name == "transformer-window" else 0)
     model = TitansDNA(config)
     if config.forgetting and name != "lmm-quick":
-        _bias(model, slice(-config.heads, None), FORGET_BIAS)
+        _bias(model, "alpha", FORGET_BIAS)
     if name == "lmm-no-memory":
-        _bias(model, slice(config.heads), NEVER)
+        _bias(model, "theta", NEVER)
     return model
 
 
@@ -81,23 +77,18 @@ def save_model(model: NeedleModel, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(model, TitansDNA):
         save(model, directory, NucleotideTokenizer())
-        return
-    with replacing(directory / WEIGHTS) as aside:
-        aside.write_bytes(to_bytes({name: value.contiguous() for name, value in model.state_dict().items()}))
+    else:
+        write_weights(model, directory / LANGUAGE.weights)
 
 
 def load_model(name: str, options: NeedleOptions, directory: Path) -> NeedleModel:
     """What `save_model` wrote. ValueError naming the file where it is damaged or another model's."""
-    model, path = build(name, options), directory / WEIGHTS
-    try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged, or not {name}: {' '.join(str(error).split())[:200]}") from None
+    model = build(name, options)
+    read_weights(model, directory / LANGUAGE.weights)
     return model
 
 
 @torch.no_grad()
-def _bias(model: TitansDNA, part: slice, value: float) -> None:
-    """Theta's biases come first and alpha's last (`NeuralMemory.initialise`)."""
+def _bias(model: TitansDNA, gate: str, value: float) -> None:
     for memory in (module for module in model.modules() if isinstance(module, NeuralMemory)):
-        memory.gates.bias[part] = value
+        memory.gates.bias[memory.gate_rows(gate)] = value

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from needle.background import stretches
 from needle.options import NeedleTaskOptions
 from needle.words import Pair, draw_pairs
 from titans_dna.nn.model import take_rows
+from titans_dna.reading.source import Tokens
+from titans_dna.reading.stream import Ids, calls, logits, read
 from titans_dna.tokens.vocabulary import BASE
 
 GAPS = (16, 48)
@@ -102,17 +103,14 @@ def probe(
     model: `model(ids [b, t], state)` → Output. piece: tokens of each row per call. said: told the bases of each row
     that were read since the last time.
     """
-    state = None
-    for part in _pieces(test.planted, piece):
-        state = model(part, state).state
-    read = 0
+    call, rows = logits(model), len(test.planted)
+    state = read(call, calls([Ids(row) for row in test.planted], piece))
+    after = [_Background(background, int(start), distances[-1]) for start in test.starts]
+    done = 0
     for distance in distances:
-        for start in range(read, distance, piece):
-            stop = min(start + piece, distance)
-            ids = stretches(background, test.starts + start, stop - start)
-            state = model(torch.from_numpy(ids).long(), state).state
-            said(stop - start)
-        read = distance
+        part = calls(after, piece, done, distance)
+        state = read(call, part, state=state, progress=lambda bases: said(int(bases) // rows))
+        done = distance
         yield [
             Answer(question, distance, right)
             for fold in _folds(test.questions)
@@ -130,6 +128,16 @@ def ask(model: Any, state: Any, questions: list[Question]) -> list[list[bool]]:
     return (logits.argmax(-1) + BASE == ids[:, -values:]).tolist()
 
 
+class _Background:
+    """A row of background from a place on; see `reading.stream.Row`."""
+
+    def __init__(self, background: np.ndarray, start: int, tokens: int) -> None:
+        self.background, self.start, self.tokens = background, start, tokens
+
+    def take(self, start: int, stop: int) -> Tokens:
+        return Tokens(stretches(self.background, np.array([self.start + start]), stop - start)[0], None)
+
+
 def _plant(row: np.ndarray, inside: np.ndarray, pairs: list[Pair], gaps: np.ndarray) -> None:
     end = len(row)
     for pair, gap in zip(reversed(pairs), reversed(gaps.tolist()), strict=True):
@@ -137,10 +145,6 @@ def _plant(row: np.ndarray, inside: np.ndarray, pairs: list[Pair], gaps: np.ndar
         row[end - len(text) : end] = text
         inside[end - len(text) : end] = True
         end -= len(text) + gap
-
-
-def _pieces(ids: np.ndarray, piece: int) -> Iterator[Tensor]:
-    yield from torch.from_numpy(ids).long().split(piece, dim=1)
 
 
 def _folds(questions: list[Question]) -> Iterator[list[Question]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,9 @@ from torch import Tensor
 from needle.models import NeedleModel
 from needle.options import NeedleOptions
 from needle.words import training_rows
+from titans_dna.train import learner as learning
+from titans_dna.train.learner import Learner
+from titans_dna.train.loop import Loop, Machine, Settings
 
 FIRST_LENGTH = 128
 WARM_UP, CLIP, WEIGHT_DECAY = 30, 1.0, 0.01
@@ -31,36 +34,33 @@ class Step(NamedTuple):
     """Share of the asked bases."""
 
 
-def train(
-    model: NeedleModel,
-    background: np.ndarray,
-    options: NeedleOptions,
-    seed: int,
-    said: Callable[[Step], None] = lambda step: None,
-) -> list[Step]:
+def train(model: NeedleModel, background: np.ndarray, options: NeedleOptions, seed: int, title: str = "") -> list[Step]:
     """All steps. Sequences are a function of seed and step alone, so every model sees the same ones.
 
-    Only the bases of questions are learned.
+    Only the bases of questions are learned. title: of the progress; none: silent.
     Raises ValueError where the loss is not finite.
     """
-    task, wanted = options.task, options.train
-    optimiser = torch.optim.AdamW(model.parameters(), lr=wanted.lr, weight_decay=WEIGHT_DECAY)
+    wanted, learner = options.train, _Recall(model, background, options, seed)
+
+    def rate(step: int) -> float:
+        # Of its own: the cosine begins with the warm-up, not after it, and the figures in the documents are of this one.
+        number = step + 1
+        return wanted.lr * min(1, number / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * number / wanted.steps))
+
     model.train()
-    done = []
-    for number in range(1, wanted.steps + 1):
-        length = length_at(number, wanted.steps, wanted.train_length)
-        rows = max(1, wanted.batch * wanted.train_length // length)
-        rng = np.random.default_rng((seed, number))
-        ids, asked = training_rows(rng, background, rows, length, task.key_lengths, task.value_length)
-        for group in optimiser.param_groups:
-            group["lr"] = wanted.lr * min(1, number / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * number / wanted.steps))
-        loss, accuracy = _learn(model, optimiser, torch.from_numpy(ids).long(), torch.from_numpy(asked))
-        if not math.isfinite(loss):
-            raise ValueError(f"--lr: got {wanted.lr}, and the loss was not finite at step {number}; want a lower one")
-        done.append(Step(number, length, loss, accuracy))
-        said(done[-1])
+    done = Loop(
+        learner,
+        torch.optim.AdamW(model.parameters(), lr=wanted.lr, weight_decay=WEIGHT_DECAY),
+        Settings(wanted.steps, rate, clip=CLIP, most_skipped=1),
+        Machine("cpu"),
+        title=title,
+    ).run(lambda step, fabric: ([learner.rows(number)] for number in itertools.count(step + 1)))
+    if done.outcome == "diverged":
+        raise ValueError(
+            f"--lr: got {wanted.lr}, and loss or gradient was not finite at step {done.step}; want a lower one"
+        )
     model.eval()
-    return done
+    return learner.done
 
 
 def length_at(step: int, steps: int, longest: int) -> int:
@@ -72,12 +72,34 @@ def length_at(step: int, steps: int, longest: int) -> int:
     return lengths[min(shorter, (step - 1) * 2 * shorter // steps)] if shorter else longest
 
 
-def _learn(model: NeedleModel, optimiser: torch.optim.Optimizer, ids: Tensor, asked: Tensor) -> tuple[float, float]:
-    targets, at = ids[:, 1:], asked[:, 1:]
-    logits = model(ids[:, :-1]).logits[at]
-    loss = F.cross_entropy(logits, targets[at])
-    optimiser.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-    optimiser.step()
-    return loss.item(), float((logits.argmax(-1) == targets[at]).float().mean())
+class _Recall(Learner):
+    """A model that learns the values of planted pairs; a part is ids [b, t] and which of them are asked for."""
+
+    def __init__(self, model: NeedleModel, background: np.ndarray, options: NeedleOptions, seed: int) -> None:
+        super().__init__(model, seed)
+        self.background, self.options, self.done = background, options, list[Step]()
+        self._length, self._accuracy = 0, 0.0
+
+    def rows(self, number: int) -> tuple[Tensor, Tensor]:
+        """The sequences of a step, counted from 1."""
+        task, wanted = self.options.task, self.options.train
+        length = length_at(number, wanted.steps, wanted.train_length)
+        rows = max(1, wanted.batch * wanted.train_length // length)
+        rng = np.random.default_rng((self.seed, number))
+        ids, asked = training_rows(rng, self.background, rows, length, task.key_lengths, task.value_length)
+        return torch.from_numpy(ids).long(), torch.from_numpy(asked)
+
+    def loss(self, part: tuple[Tensor, Tensor]) -> Tensor:
+        ids, asked = part
+        targets, at = ids[:, 1:], asked[:, 1:]
+        logits = self.model(ids[:, :-1]).logits[at]
+        self._length = ids.shape[1]
+        self._accuracy = float((logits.argmax(-1) == targets[at]).float().mean())
+        return F.cross_entropy(logits, targets[at])
+
+    def row(self, step: learning.Step, found: dict[str, float] | None) -> None:
+        del found
+        self.done.append(Step(step.number, self._length, step.loss, self._accuracy))
+
+    def note(self, step: learning.Step) -> str:
+        return f"{self._length:,} tokens, loss {step.loss:.3f}, {100 * self._accuracy:.0f} % of the asked bases"

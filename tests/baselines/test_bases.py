@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from titans_dna.baselines.base_kmers import KmerEvidence, kmer_codes
 from titans_dna.baselines.bases import baselines, gather, kmers, majority, orf
-from titans_dna.baselines.orf import orf_lengths
+from titans_dna.baselines.evidence import KmerEvidence, orf_lengths
 from titans_dna.genome.genome import open_genome
-from titans_dna.genome.intervals import Split
-from titans_dna.genome.regions import Interval
+from titans_dna.genome.intervals import Interval, Split
 from titans_dna.genome.stretches import Window
 from titans_dna.labels.annotation import Feature
-from titans_dna.labels.data import reverse_complement
 from titans_dna.labels.windows import LabelledGenome
 from titans_dna.metrics.bases import evaluate_bases
+from titans_dna.tokens.strands import reverse_complement
 
 ROOT = Path(__file__).parents[2]
 SPLIT = Split((Interval("made", 0, 36_000),), (Interval("made", 37_000, 48_000),), (Interval("made", 49_000, 60_000),))
@@ -173,11 +171,6 @@ def test_orf_lengths(size):
     rng = np.random.default_rng(size)
     bases = bytes(rng.choice(list(b"ACGTN"), size, p=[0.245] * 4 + [0.02]).astype(np.uint8))
     assert orf_lengths(bases).tolist() == slow_orfs(bases)
-
-
-def test_kmer_codes():
-    assert kmer_codes(b"ACGTNAC", 2).tolist() == [1, 6, 11, 16, 16, 1]
-    assert kmer_codes(b"A", 2).tolist() == []
 
 
 def test_script(tmp_path, monkeypatch, capsys):

@@ -3,7 +3,6 @@
 import gzip
 import math
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from Bio import SeqIO
 
 from titans_dna.baselines import markov
-from titans_dna.baselines.markov import InterpolatedMarkov, MarkovModel, MarkovRow, markov_table
+from titans_dna.baselines.markov import MarkovModel, MarkovRow, markov_table
 
 GENOMES = Path(__file__).parents[2] / "../shared/data/genomes"
 COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
@@ -35,8 +34,8 @@ def plain(text: str) -> str:
     return "".join(letter if letter in "ACGT" else "N" for letter in text.upper().replace("U", "T"))
 
 
-def slow_bits(train: list[str], valid: list[str], order: int, strength: float | None = None) -> tuple[float, int]:
-    """The definition, word by word; `strength` None is add-half smoothing without interpolation."""
+def slow_bits(train: list[str], valid: list[str], order: int) -> tuple[float, int]:
+    """The definition, word by word."""
     counts: Counter[str] = Counter()
     for text in map(plain, train):
         for strand in (text, text.translate(COMPLEMENT)[::-1]):
@@ -45,10 +44,7 @@ def slow_bits(train: list[str], valid: list[str], order: int, strength: float | 
 
     def chance(context: str, base: str) -> float:
         hit, seen = counts[context + base], sum(counts[context + other] for other in "ACGT")
-        if strength is None:
-            return (hit + 0.5) / (seen + 2)
-        shorter = chance(context[1:], base) if context else 0.25
-        return (hit + strength * shorter) / (seen + strength)
+        return (hit + 0.5) / (seen + 2)
 
     bits, bases = 0.0, 0
     for text in map(plain, valid):
@@ -61,13 +57,11 @@ def slow_bits(train: list[str], valid: list[str], order: int, strength: float | 
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3, 5, 7])
-@pytest.mark.parametrize("strength", [None, 0.5, 20.0])
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 22])
-def test_equals_the_definition(monkeypatch, order, strength, block):
+def test_equals_the_definition(monkeypatch, order, block):
     monkeypatch.setattr(markov, "BLOCK", block)
-    model = MarkovModel(order) if strength is None else InterpolatedMarkov(order, strength)
-    bits, bases = model.fit(text.encode() for text in TRAIN).bits(iter(VALID))
-    want, count = slow_bits(TRAIN, VALID, order, strength)
+    bits, bases = MarkovModel(order).fit(text.encode() for text in TRAIN).bits(iter(VALID))
+    want, count = slow_bits(TRAIN, VALID, order)
     assert bases == count > 100
     assert bits == pytest.approx(want, rel=1e-12)
 
@@ -97,12 +91,11 @@ def test_both_strands_score_alike_when_fitted_on_one():
         assert model.bits(VALID) == mirrored.bits(VALID)
 
 
-@pytest.mark.parametrize("kind", [MarkovModel, partial(InterpolatedMarkov, strength=5.0)])
-def test_table_is_one_model_per_order(kind):
-    rows = markov_table(iter(TRAIN), iter(VALID), orders=[4, 0, 2], kind=kind)
+def test_table_is_one_model_per_order():
+    rows = markov_table(iter(TRAIN), iter(VALID), orders=[4, 0, 2])
     assert [row.order for row in rows] == [4, 0, 2]
     for row in rows:
-        bits, bases = kind(row.order).fit(TRAIN).bits(VALID)
+        bits, bases = MarkovModel(row.order).fit(TRAIN).bits(VALID)
         assert row == MarkovRow(row.order, pytest.approx(bits / bases, rel=1e-12))
 
 
@@ -121,7 +114,6 @@ def test_nothing_to_score_is_no_bits():
         (lambda: MarkovModel(13), "order: got 13, want an integer from 0 to 12"),
         (lambda: MarkovModel(-1), "order: got -1"),
         (lambda: MarkovModel(2.0), "order: got 2.0"),
-        (lambda: InterpolatedMarkov(2, 0.0), "strength: got 0.0, want above 0"),
         (lambda: MarkovModel(2).bits(["ACGT"]), "want fit called first"),
         (lambda: MarkovModel(2).fit(["NN", ""]), "sequences: got no A, C, G or T"),
         (lambda: MarkovModel(2).fit([3]), "sequence: got int"),
@@ -148,5 +140,3 @@ def test_ecoli_figures():
     rows = markov_table(train, blocks[5::10], range(10))
     best = min(rows, key=lambda row: row.bits_per_base)
     assert best == MarkovRow(7, pytest.approx(1.934, abs=5e-4))
-    blended = markov_table(train, blocks[5::10], kind=InterpolatedMarkov)
-    assert min(row.bits_per_base for row in blended) < best.bits_per_base

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from titans_dna.baselines.cnn import GenomicBenchmarksCNN, cnn
-from titans_dna.baselines.kmers import kmer_counts
-from titans_dna.baselines.sequences import kmers, length, majority
-from titans_dna.labels.data import LabelledData, Rows, reverse_complement
+from titans_dna.baselines.sequences import kmer_counts, kmers, length, majority
+from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.metrics.sequences import evaluate
+from titans_dna.tasks.cnn import GenomicBenchmarksCNN, cnn
+from titans_dna.tokens.strands import reverse_complement
 
 BASELINES = (majority, length, kmers, cnn)
 

@@ -1,13 +1,15 @@
 """The memory reset and the memory off, beside what they must equal."""
 
+import numpy as np
 import pytest
 import torch
 
 from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.context.modes import memory_off, reset_memory
-from titans_dna.context.score import score, spans
+from titans_dna.context.score import borders, score
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.model import TitansDNA
+from titans_dna.reading.stream import Ids, calls
 
 ROWS, WINDOW, TOKENS = 2, 32, 104
 
@@ -122,13 +124,16 @@ def test_scores_are_those_of_one_call(piece):
 
 def test_windows_are_counted_from_the_first_scored_base():
     for context in (1, 5, 10, 23):
-        found = list(spans(context, context + 30, 4, 10))
-        assert [first for first, _, _ in found] == [0, *(last for _, last, _ in found[:-1])]
-        assert found[-1][1] == context + 30
-        assert all(0 < last - first <= 4 for first, last, _ in found)
-        borders = [first for first, _, fresh in found if fresh]
-        assert borders == [at for at in range(1, context + 30) if (at - context) % 10 == 0]
-    assert not any(fresh for *_, fresh in spans(5, 35, 4, 0))
+        *within, end = borders(context, context + 30, 10)
+        assert end == context + 30
+        assert within == [at for at in range(1, context + 30) if (at - context) % 10 == 0]
+        rows, first = [Ids(np.arange(context + 30))], 0
+        for last in (*within, end):
+            found = [(call.start, call.start + len(call.tokens[0].ids)) for call in calls(rows, 4, first, last)]
+            assert [first, *(stop for _, stop in found)] == [*(start for start, _ in found), last]
+            assert all(0 < stop - start <= 4 for start, stop in found)
+            first = last
+    assert [*borders(5, 35, 0)] == [35]
 
 
 def test_resets_while_scoring():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from titans_dna.context.places import choose_places, held_out
-from titans_dna.context.recurrence import NEVER, recurrence
+from titans_dna.context.table import NEVER, recurrence
 from titans_dna.genome.genome import open_genome
-from titans_dna.genome.regions import Interval
+from titans_dna.genome.intervals import Interval
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import threading
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from Bio import SeqIO, bgzf
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
+from pyfaidx import Faidx
 
 from titans_dna.genome import index as cache
 from titans_dna.genome import records
@@ -114,6 +116,57 @@ def test_random_layouts(tmp_path, monkeypatch):
             for start in range(len(bases)):
                 assert genome.fetch(name, start, len(bases)).decode() == bases[start:], text
                 assert genome.fetch(name, start, start + 1).decode() == bases[start], text
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+@pytest.mark.parametrize("block", [7, 1 << 22])
+def test_the_index_is_that_of_pyfaidx(tmp_path, monkeypatch, case, block):
+    monkeypatch.setattr(records, "BLOCK", block)
+    monkeypatch.setattr(cache, "COPY_WIDTH", 16)
+    save, name, text = LAYOUTS[case]
+    save(tmp_path / name, text)
+    opened = cache.prepare(tmp_path / name, tmp_path / "cache")
+    Faidx(str(opened.fasta), str(tmp_path / "wanted.fai")).close()
+    assert opened.index.read_text() == (tmp_path / "wanted.fai").read_text()
+
+
+LONG = bytes(random.Random(3).choices(b"ACGTN", k=1_000_000)) * 30
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b">one x\n" + LONG + b"\n>two\nACGT\n",
+        b">one\r\n" + LONG + b"\r\n>two\r\nACGT\r\n",
+        b">one " + LONG.lower() + b"\n" + LONG + b"\n>two\nACGT\n",
+        b"; " + LONG + b"\n>one\n" + LONG + b"\n>two\nACGT\n",
+        gzip.compress(b">one\n" + LONG + b"\n>two\nACGT\n", 1),
+    ],
+    ids=["one line", "CRLF", "a long description", "a long comment", "gzip"],
+)
+def test_no_line_is_read_whole(tmp_path, text):
+    """30 Mb in one line, in a fraction of that, and so is a part of it."""
+    (tmp_path / "g.fa").write_bytes(text)
+    tracemalloc.start()
+    try:
+        genome = open_genome(tmp_path / "g.fa", tmp_path / "cache")
+        opening = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        assert genome.fetch("one", 17_000_003, 17_000_203) == LONG[17_000_003:17_000_203]
+        fetching = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert genome.contigs == {"one": len(LONG), "two": 4}
+    assert genome.fetch("two", 0, 4) == b"ACGT"
+    assert opening < 26e6
+    assert fetching < 1e6
+
+
+def test_a_name_without_an_end(tmp_path):
+    (tmp_path / "g.fa").write_bytes(b">" + b"A" * (1 << 16) + b"\nACGT\n")
+    with pytest.raises(ValueError, match=r"g\.fa: a record has a name of 65,536 letters or more"):
+        open_genome(tmp_path / "g.fa", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 22])

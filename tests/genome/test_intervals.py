@@ -8,18 +8,20 @@ import re
 import numpy as np
 import pytest
 
-from titans_dna.genome import regions
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import (
     BedRow,
+    Interval,
     Split,
+    cut,
+    merge,
     read_bed,
     split_by_bed,
     split_by_blocks,
     split_by_contig,
+    subtract,
     write_split,
 )
-from titans_dna.genome.regions import Interval, drop_n_runs, merge, subtract, whole_contigs
 
 LENGTHS = {"chr1": 1000, "chr2": 300, "empty": 0, "gi|3|": 50, "#4": 20}
 
@@ -85,6 +87,21 @@ def test_merge_and_subtract_against_single_bases():
         for result in (merged, left):
             for one, following in itertools.pairwise(result):
                 assert one.contig != following.contig or one.end < following.start
+
+
+def test_cut():
+    assert cut([Interval("a", 5, 12), Interval("b", 0, 3)], 3) == [
+        *(Interval("a", start, end) for start, end in ((5, 8), (8, 11), (11, 12))),
+        Interval("b", 0, 3),
+    ]
+    rng = random.Random(2)
+    for _ in range(50):
+        given, width = random_intervals(rng, 4), rng.randint(1, 90)
+        pieces = cut(given, width)
+        assert all(0 < len(one) <= width for one in pieces)
+        assert {name: counts.tolist() for name, counts in mark(pieces).items()} == {
+            name: counts.tolist() for name, counts in mark(given).items()
+        }
 
 
 def test_merge_keeps_the_order_of_contigs():
@@ -289,10 +306,9 @@ BAD = {
     "fraction 0": (lambda genome: split_by_blocks([A], valid_fraction=0, block=9, context=0), "valid_fraction: got 0"),
     "fraction 0.9": (
         lambda genome: split_by_blocks([A], valid_fraction=0.9, block=9, context=0),
-        "valid_fraction: got 0.9, want 0 < valid_fraction <= 0.5",
+        "valid_fraction: got 0.9, want above 0 and at most 0.5",
     ),
     "block 0": (lambda genome: split_by_blocks([A], valid_fraction=0.1, block=0, context=0), "block: got 0"),
-    "min_run 0": (lambda genome: drop_n_runs(genome, whole_contigs(genome), 0), "min_run: got 0"),
 }
 
 
@@ -315,25 +331,3 @@ def test_a_written_split_reads_back(tmp_path, genome):
     ]
     assert split_by_bed(rows, context=9) == split
     assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize("piece", [1, 3, 7, 1000])
-def test_drop_n_runs(tmp_path, monkeypatch, piece):
-    rng = random.Random(0)
-    bases = "".join(rng.choice(["A", "c", "N", "n" * 3, "N" * 5, "n" * 9, "R"]) for _ in range(120))
-    monkeypatch.setattr(regions, "PIECE", piece)
-    genome = make_genome(tmp_path, {"a": bases, "n": "N" * 30, "none": "ACGT"})
-    for min_run in (1, 4, 10, 100):
-        kept = np.ones(len(bases), int)
-        for run in re.finditer(f"[Nn]{{{min_run},}}", bases):
-            kept[run.start() : run.end()] = 0
-        left = drop_n_runs(genome, whole_contigs(genome), min_run)
-        assert mark(left, len(bases))["a"].tolist() == kept.tolist()
-        assert ([one for one in left if one.contig == "n"] == []) == (min_run <= 30)
-        assert Interval("none", 0, 4) in left
-
-
-def test_drop_n_runs_counts_only_inside_the_intervals(tmp_path):
-    genome = make_genome(tmp_path, {"a": "ACNNNNNNGT"})
-    assert drop_n_runs(genome, [Interval("a", 0, 5)], 4) == [Interval("a", 0, 5)]
-    assert drop_n_runs(genome, [Interval("a", 0, 6)], 4) == [Interval("a", 0, 2)]

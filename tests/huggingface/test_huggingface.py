@@ -23,7 +23,9 @@ from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
 from titans_dna.huggingface import TitansDNAConfig, TitansDNAForCausalLM, TitansDNAModel
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.tokenizer import BPETokenizer, KmerTokenizer, NucleotideTokenizer
+from titans_dna.tokens.bpe import BPETokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 DNA = "ACGTTGCATGCAAACCCGGGTTTNACGTAC"
 BOTH = pytest.mark.parametrize("tied", [True, False])
@@ -81,12 +83,12 @@ def test_a_directory_of_theirs_is_one_of_ours(tmp_path, tied):
     torch.testing.assert_close(logits(read, ids), logits(model, ids), atol=1e-6, rtol=0)
     again = AutoModelForCausalLM.from_pretrained(theirs)
     torch.testing.assert_close(logits(again, ids), logits(model, ids), atol=1e-6, rtol=0)
-    assert read.embed(DNA).tolist() == model_embed(model, DNA)
+    assert titans_dna.embed(read, DNA).tolist() == model_embed(model, DNA)
 
 
 def model_embed(model, sequence):
     model.tokenizer = NucleotideTokenizer()
-    return model.embed(sequence).tolist()
+    return titans_dna.embed(model, sequence).tolist()
 
 
 @pytest.mark.parametrize("pool", ["mean", "attention"])

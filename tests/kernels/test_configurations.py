@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from titans_kernels import support
+from titans_kernels import options, support
 from titans_kernels.triton import configurations, plan
 
 RESOURCES = Path(__file__).parents[2] / "kernels" / "aot" / "resources.csv"
@@ -20,7 +20,7 @@ RESOURCES = Path(__file__).parents[2] / "kernels" / "aot" / "resources.csv"
 def test_blocks_divide_the_hidden_width(family):
     kernels = ("shares", *configurations.KERNELS)
     for key, hidden, chunk in itertools.product(
-        support.WIDTHS, range(0, support.WIDEST_HIDDEN + 1, 16), (1, 16, 64, 128)
+        options.WIDTHS, range(0, options.WIDEST_HIDDEN + 1, 16), (1, 16, 64, 128)
     ):
         shape = plan.Shape(1, key, hidden, key, chunk, torch.bfloat16)
         for kernel in kernels:

@@ -11,7 +11,6 @@ import torch
 pytest.importorskip("triton")
 
 from titans_kernels.triton import launch, plan
-from titans_kernels.triton import step as decode_kernels
 
 FOLDER = Path(__file__).parents[2] / "kernels" / "benchmarks"
 CPU = torch.device("cpu")
@@ -36,9 +35,8 @@ class Idle:
 
 @pytest.fixture
 def idle(monkeypatch):
-    for module in (launch, decode_kernels):
-        for name in [name for name in vars(module) if name.endswith("_kernel")]:
-            monkeypatch.setattr(module, name, Idle())
+    for name in [name for name in vars(launch) if name.endswith("_kernel")]:
+        monkeypatch.setattr(launch, name, Idle())
 
 
 def first_cells(page):

@@ -6,8 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from titans_kernels import MemoryState, memory_scan
-from titans_kernels.step import memory_step, step, step_in_place
+from titans_kernels import MemoryState, memory_scan, memory_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cuda":
@@ -207,12 +206,14 @@ def test_auto_keeps_the_gradient():
 
 @pytest.mark.parametrize(("widths", "ends"), [((16, 16), "none"), ((16, 16), "all"), ((16, 16, 16), "rows")])
 def test_operators_keep_their_contract(widths, ends):
+    from titans_kernels.triton import ops
+
     g = torch.Generator().manual_seed(8)
     state = random_state([1, 7], 1, widths, g)
     x = token(2, 1, 16, 16, g, dtype=torch.float32)
     position = torch.tensor([2, 0], device=DEVICE) if ends == "rows" else None
     arguments = (*x.values(), *(list(getattr(state, name)) for name in GROUPS), position, ends, "after", 0.5)
-    for operator in (step, step_in_place):
+    for operator in (ops.memory_step, ops.memory_step_in_place):
         torch.library.opcheck(operator, arguments)
 
 
@@ -309,10 +310,10 @@ def test_what_the_kernel_cannot_take_is_said(widths, dtype, message):
 def test_without_gpu_and_interpreter_one_line_says_so(monkeypatch):
     import triton
 
-    from titans_kernels.triton import step as kernels
+    from titans_kernels.triton import launch
 
-    compiled = triton.JITFunction(kernels.step_linear_kernel.fn)  # what it is without the interpreter
-    monkeypatch.setattr(kernels, "step_linear_kernel", compiled)
+    compiled = triton.JITFunction(launch.step_linear_kernel.fn)  # what it is without the interpreter
+    monkeypatch.setattr(launch, "step_linear_kernel", compiled)
     x, gate = torch.zeros(1, 1, 16), torch.zeros(1, 1)
     state = MemoryState.initial([torch.zeros(1, 16, 16)], 1)
     with pytest.raises(ValueError, match="backend: got 'triton' with tensors on cpu, want them on a GPU, or"):

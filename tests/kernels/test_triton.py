@@ -14,7 +14,7 @@ import torch.utils.checkpoint
 pytest.importorskip("triton")
 
 from tests.kernels.cases import everything, gradients, inputs, random_state
-from titans_kernels import MemoryState, memory_scan, scan, support
+from titans_kernels import MemoryState, memory_scan, options, scan
 from titans_kernels.triton import ops, plan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -231,7 +231,7 @@ def test_what_the_kernels_do_not_support_is_named(widths, chunk, dtype, reason):
 def test_groups_keep_extra_memory_below_a_tenth_at_a_million_tokens():
     """States kept and scratch, beside inputs, outputs and their gradients; all shapes but the README's exceptions."""
     over = set()
-    for heads, width, times, chunk in itertools.product((1, 8), support.WIDTHS, (0, 1, 2, 4), (16, 32, 64, 128)):
+    for heads, width, times, chunk in itertools.product((1, 8), options.WIDTHS, (0, 1, 2, 4), (16, 32, 64, 128)):
         shape = plan.Shape(heads, width, times * width, width, chunk, torch.bfloat16)
         chunks = 2**20 // chunk
         group = shape.group(chunks, heads, backward=True)

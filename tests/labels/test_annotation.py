@@ -12,11 +12,10 @@ from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
 from Bio.SeqRecord import SeqRecord
 
 from titans_dna.genome.genome import open_genome
-from titans_dna.genome.regions import Interval
-from titans_dna.labels.annotation import read_annotation
-from titans_dna.labels.contig_names import ContigNames
-from titans_dna.labels.data import reverse_complement
-from titans_dna.labels.tracks import BaseLabels
+from titans_dna.genome.intervals import Interval
+from titans_dna.labels.annotation import ContigNames, read_annotation
+from titans_dna.labels.windows import BaseLabels
+from titans_dna.tokens.strands import reverse_complement
 
 GENOMES = Path(__file__).parents[2] / "../shared/data/genomes"
 BASES = "".join(np.random.default_rng(1).choice(list("ACGT"), 120))

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from titans_dna.labels.data import either_strand, reverse_complement
 from titans_dna.labels.read import read_labelled
+from titans_dna.tokens.strands import either_strand, reverse_complement
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from titans_dna.labels.data import LabelledData, Rows, reverse_complement
+from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.labels.read import read_labelled
 from titans_dna.labels.report import deduplicated, report
+from titans_dna.tokens.strands import reverse_complement
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from titans_dna.genome.regions import Interval
+from titans_dna.genome.intervals import Interval
 from titans_dna.labels.annotation import Feature
-from titans_dna.labels.tracks import BaseLabels, reverse_complement_labels
+from titans_dna.labels.windows import BaseLabels, reverse_complement_labels
 
 
 def feature(start, end, name="a", strand="+", contig="c"):

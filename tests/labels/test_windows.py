@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from titans_dna.genome.genome import open_genome
-from titans_dna.genome.intervals import BedRow, Split, split_by_bed, split_by_contig
-from titans_dna.genome.regions import Interval
+from titans_dna.genome.intervals import BedRow, Interval, Split, split_by_bed, split_by_blocks, split_by_contig
 from titans_dna.genome.stretches import Window
 from titans_dna.labels.annotation import Feature, read_annotation
-from titans_dna.labels.windows import LabelledGenome, split_bases_by_blocks
+from titans_dna.labels.windows import LabelledGenome
 
+SHARES = {"valid_fraction": 0.1, "test_fraction": 0.1}
 GENOMES = Path(__file__).parents[2] / "../shared/data/genomes"
 
 
@@ -40,9 +40,7 @@ def painted(genome, intervals):
     ("block", "context", "valid", "test"), [(100, 30, 0.1, 0.1), (90, 5, 0.2, 0.1), (50, 0, 0.1, 0.25)]
 )
 def test_blocks(genome, seed, block, context, valid, test):
-    split = split_bases_by_blocks(
-        genome, block=block, context=context, valid_fraction=valid, test_fraction=test, seed=seed
-    )
+    split = split_by_blocks(genome, block=block, context=context, valid_fraction=valid, test_fraction=test, seed=seed)
     total = sum(genome.contigs.values())
     for part, share in ((split.valid, valid), (split.test, test)):
         assert sum(map(len, part)) / total == pytest.approx(share, abs=0.02)
@@ -54,17 +52,17 @@ def test_blocks(genome, seed, block, context, valid, test):
         # What is nowhere lies within one context of a held-out base.
         for base in np.flatnonzero(train[contig] + held[contig] == 0):
             assert held[contig][max(0, base - context) : base + context + 1].any()
-    assert split == split_bases_by_blocks(
+    assert split == split_by_blocks(
         genome, block=block, context=context, valid_fraction=valid, test_fraction=test, seed=seed
     )
     if seed is not None:
-        other = split_bases_by_blocks(genome, block=block, context=context, seed=seed + 1)
+        other = split_by_blocks(genome, **SHARES | {"block": block, "context": context, "seed": seed + 1})
         assert other.test != split.test
     assert any(apart[contig].any() for contig in genome.contigs)
 
 
 def test_windows_tile_each_split(genome):
-    split = split_bases_by_blocks(genome, block=150, context=40)
+    split = split_by_blocks(genome, **SHARES, block=150, context=40)
     data = LabelledGenome(genome, features(), split, context=40)
     for windows, intervals in zip((data.train, data.valid, data.test), split, strict=True):
         found, wanted = painted(genome, windows), painted(genome, intervals)
@@ -154,13 +152,13 @@ def test_report(genome):
         ({"block": 100, "context": 10, "test_fraction": 0.5}, "test_fraction: got 0.5"),
         ({"block": 100, "context": 10, "valid_fraction": 0}, "valid_fraction: got 0"),
         ({"block": 100, "context": 101}, "block: got 100 bases for a context of 101"),
-        ({"block": 5000, "context": 10}, "no train bases of 2 block"),
-        ({"block": 500, "context": 500, "test_fraction": 0.4}, "no train bases"),
+        ({"block": 5000, "context": 10}, "train: no bases left of 5,730 after 2 block"),
+        ({"block": 500, "context": 500, "test_fraction": 0.4}, "train: no bases left"),
     ],
 )
 def test_bad_blocks(genome, options, message):
     with pytest.raises(ValueError, match=message):
-        split_bases_by_blocks(genome, **options)
+        split_by_blocks(genome, **SHARES | options)
 
 
 def test_bad_arguments(genome):
@@ -176,7 +174,9 @@ def test_e_coli(tmp_path):
         pytest.skip("shared/data/genomes is not beside the repository")
     genome = open_genome(GENOMES / "ecoli.fa.gz", tmp_path)
     features = read_annotation(GENOMES / "ecoli.gff3.gz", genome)
-    data = LabelledGenome(genome, features, split_bases_by_blocks(genome, context=8192), context=8192)
+    data = LabelledGenome(
+        genome, features, split_by_blocks(genome, **SHARES, block=100_000, context=8192), context=8192
+    )
     coding = np.zeros(4_641_652, bool)
     for one in features:
         coding[one.interval.start : one.interval.end] = True

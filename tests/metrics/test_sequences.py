@@ -1,6 +1,5 @@
 """Metrics equal scikit-learn's; intervals cover; files and pictures are whole."""
 
-import csv
 import math
 
 import numpy as np
@@ -8,8 +7,6 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from titans_dna.labels.data import LabelledData, Rows
-from titans_dna.metrics.predictions import plot_confusion, plot_roc, write_predictions
 from titans_dna.metrics.sequences import Estimate, evaluate, predicted, spread
 
 
@@ -112,41 +109,6 @@ def test_spread():
     assert math.isnan(spread([{"mcc": Estimate(0.1)}])["mcc"].deviation)
 
 
-def labelled(task, classes, labels):
-    rows = Rows(tuple(f"row,{i}" for i in range(len(labels))), (b"ACGT",) * len(labels), np.asarray(labels))
-    return LabelledData("made-up", task, classes, rows, rows, rows)
-
-
-@pytest.mark.parametrize(
-    ("task", "classes", "labels", "scores", "first"),
-    [
-        ("binary", ("n", "y"), [1, 0], [[0.75, 0.25], [0.5, 0.5]], ["row,0", "y", "n", "0.75", "0.25"]),
-        ("multilabel", ("p", "q"), [[1, 1], [0, 0]], [[0.5, 0.25], [0, 1]], ["row,0", "p;q", "p", "0.5", "0.25"]),
-        ("regression", (), [1.5, 2.0], [0.125, 3.0], ["row,0", "1.5", "0.125"]),
-    ],
-)
-def test_predictions(task, classes, labels, scores, first, tmp_path):
-    data = labelled(task, classes, labels)
-    write_predictions(tmp_path / "predictions.csv", data, np.array(scores))
-    with open(tmp_path / "predictions.csv", newline="") as file:
-        header, *found = csv.reader(file)
-    assert header == ["name", "label", "prediction", *(f"probability_{name}" for name in classes)]
-    assert found[0] == first
-    assert len(found) == 2
-    assert [one.name for one in tmp_path.iterdir()] == ["predictions.csv"]
-
-
 def test_predicted():
     np.testing.assert_array_equal(predicted("multiclass", np.array([[0.2, 0.5, 0.3]])), [1])
     np.testing.assert_array_equal(predicted("multilabel", np.array([[0.2, 0.5]])), [[0, 1]])
-
-
-@pytest.mark.parametrize("classes", [2, 3, 15])
-def test_pictures(classes, tmp_path):
-    labels, scores = made_up(classes, 60)
-    data = labelled("binary" if classes == 2 else "multiclass", tuple(f"c{i}" for i in range(classes)), labels)
-    plot_confusion(tmp_path / "confusion.png", data, scores)
-    plot_roc(tmp_path / "roc.png", data, scores)
-    for name in ("confusion.png", "roc.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert len(list(tmp_path.iterdir())) == 2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titans_dna.nn.heads import POOLINGS, POOLS, BinPooling, PooledHead
+from titans_dna.nn.heads import PLAIN, POOLINGS, POOLS, BinPooling, PooledHead
 
 WIDTH = 8
 
@@ -73,6 +73,19 @@ def test_attention_starts_as_the_mean():
     mean, _ = POOLINGS["mean"](WIDTH)(hidden, widths)
     attention, _ = POOLINGS["attention"](WIDTH).double()(hidden, widths)
     torch.testing.assert_close(attention, mean)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_pool_is_as_precise_as_it_is_told(name):
+    """Of float32 in a thousand pieces: sums in float64 are those of float64."""
+    _, hidden, widths = make(name)
+    hidden, states = hidden.float(), dict.fromkeys((torch.float32, torch.float64))
+    for dtype in states:
+        for _ in range(1000):
+            found, states[dtype] = PLAIN[name](WIDTH, dtype)(hidden[:1], widths[:1], states[dtype])
+        assert found.dtype == dtype
+    exact, _ = PLAIN[name](WIDTH)(hidden[:1].double(), widths[:1])
+    torch.testing.assert_close(found, exact, rtol=1e-13, atol=1e-13)
 
 
 def test_unknown_pool_is_named():

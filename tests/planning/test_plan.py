@@ -13,7 +13,7 @@ from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA, map_state
 from titans_dna.planning.calibrate import bytes_a_parameter, calibrate, count_parameters, rough
 from titans_dna.planning.estimate import Settings, estimate
-from titans_dna.planning.peak import machine_memory
+from titans_dna.planning.probe import machine_memory
 
 # What titans-dna pretrain does to a window, on random bases: bytes that it takes beyond a first small step.
 REAL = """
@@ -21,7 +21,7 @@ import torch
 torch.set_num_threads(1)
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.planning.peak import Peak
+from titans_dna.planning.probe import Peak
 from titans_dna.train.loss import loss_sums
 from titans_dna.train.piecewise import piecewise_loss
 model = TitansDNA(TitansConfig.preset("tiny", variant="lmm"))

@@ -6,9 +6,8 @@ import pytest
 
 from titans_dna.config import TitansConfig
 from titans_dna.planning.calibrate import Calibration, Coefficients
-from titans_dna.planning.estimate import MARKOV, SETTLED, Settings, estimate
+from titans_dna.planning.estimate import MARKOV, SETTLED, Settings, candidates, estimate, modes_of, search
 from titans_dna.planning.options import PlanFlags, PlanOptions
-from titans_dna.planning.search import candidates, modes_of, search
 
 M = 10**6
 KNOWN = Calibration(

@@ -13,8 +13,10 @@ from Bio.SeqRecord import SeqRecord
 
 from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.reading.embed import plan_batches
-from titans_dna.tokens.tokenizer import BPETokenizer, make_tokenizer
+from titans_dna.reading.embed import embed
+from titans_dna.reading.stream import group
+from titans_dna.tokens.bpe import BPETokenizer
+from titans_dna.tokens.tokenizer import make_tokenizer
 
 POOLS = ("mean", "max", "last", "none")
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
@@ -68,7 +70,7 @@ def test_what_a_vector_is(layer, pool):
     with torch.no_grad():
         out = model(torch.from_numpy(model.tokenizer.encode(text))[None])
     hidden = (out.hidden if layer == -1 else seen[layer])[0].double().numpy()
-    (got,) = model.embed(text, pool, layer)
+    (got,) = embed(model, text, pool, layer)
     np.testing.assert_allclose(got, POOLED[pool](hidden), **CLOSE)
     assert len(seen) == 2 + (2 if layer == -1 else layer + 1)  # the blocks after the layer did not run
 
@@ -88,23 +90,23 @@ WAYS = [
 @pytest.mark.parametrize(("variant", "pool"), CASES)
 def test_batch_piece_neighbours_and_workers_change_nothing(variant, pool):
     model, texts = build(variant), draw(*LENGTHS)
-    alone = [model.embed(text, pool)[0] for text in texts]
+    alone = [embed(model, text, pool)[0] for text in texts]
     for way in WAYS:
         if "workers" not in way or (variant, pool) in (("lmm", "mean"), ("lmm", "none")):
-            same(model.embed(texts, pool, **way), alone)
-    same(model.embed(texts[::-1], pool)[::-1], alone)
+            same(embed(model, texts, pool, **way), alone)
+    same(embed(model, texts[::-1], pool)[::-1], alone)
     assert np.abs(alone[0] - np.mean(alone[2])).max() > 0.1  # and sequences do differ
 
 
 @pytest.mark.parametrize(("variant", "pool"), CASES)
 def test_both_strands_give_one_vector(variant, pool):
     model, texts = build(variant), draw(*LENGTHS)
-    both = model.embed(texts, pool, reverse_complement=True, batch_size=3, piece=20)
-    there, back = model.embed(texts, pool), model.embed([*map(other_strand, texts)], pool)
+    both = embed(model, texts, pool, rc=True, batch_size=3, piece=20)
+    there, back = embed(model, texts, pool), embed(model, [*map(other_strand, texts)], pool)
     if pool == "none":
         back = [one[::-1] for one in back]
     same(both, [(a + b) / 2 for a, b in zip(there, back, strict=True)])
-    turned = model.embed([*map(other_strand, texts)], pool, reverse_complement=True)
+    turned = embed(model, [*map(other_strand, texts)], pool, rc=True)
     same([one[::-1] for one in turned] if pool == "none" else turned, both)
 
 
@@ -116,7 +118,7 @@ def learned_tokenizer():
 def test_tokens_of_several_bases(name):
     tokenizer = learned_tokenizer() if name == "bpe" else make_tokenizer(name)
     model, texts = build("mag", tokenizer), draw(47, 2, 20)
-    per_base = model.embed(texts, "none", piece=5)
+    per_base = embed(model, texts, "none", piece=5)
     for text, got in zip(texts, per_base, strict=True):
         with torch.no_grad():
             hidden = model(torch.from_numpy(tokenizer.encode(text).astype(np.int64))[None]).hidden[0].numpy()
@@ -125,40 +127,46 @@ def test_tokens_of_several_bases(name):
         wanted = [hidden[next(i for i, (_, end) in enumerate(spans) if end > base)] for base in range(len(text))]
         np.testing.assert_allclose(got, wanted, **CLOSE)
     for pool in ("mean", "max", "last"):
-        same(model.embed(texts, pool, batch_size=2, piece=4), [POOLED[pool](one) for one in per_base])
+        same(embed(model, texts, pool, batch_size=2, piece=4), [POOLED[pool](one) for one in per_base])
     turned = [*map(other_strand, texts)]
-    same(*(model.embed(some, reverse_complement=True) for some in (texts, turned)))
+    same(*(embed(model, some, rc=True) for some in (texts, turned)))
 
 
 def test_a_long_sequence_takes_pieces_and_short_ones_little_padding():
     model, lengths = build("lmm"), [3000, 120, 118, 117, 110, 20, 19, 3, *range(60, 100)]
     shapes = []
     model.embedding.register_forward_hook(lambda module, args, output: shapes.append(args[0].shape))
-    model.embed(draw(*lengths), piece=128, batch_size=8)
+    embed(model, draw(*lengths), piece=128, batch_size=8)
     assert max(t for _, t in shapes) == 128
     assert max(b for b, _ in shapes) == 8
     assert sum(b * t for b, t in shapes) < 1.15 * sum(lengths)
     assert len(shapes) < 24 + 12
 
 
+def test_the_old_name_of_rc_still_works_and_warns():
+    model, texts = build(), draw(30, 12)
+    with pytest.warns(DeprecationWarning, match="reverse_complement is called rc now"):
+        same(embed(model, texts, reverse_complement=True), embed(model, texts, rc=True))
+
+
 def test_batches_hold_every_sequence_once():
     lengths = np.random.default_rng(0).integers(1, 5000, 300)
     for batch_size, piece in ((1, 10), (8, 512), (64, 10_000)):
-        batches = plan_batches(lengths, batch_size, piece)
+        batches = group(lengths, rows=batch_size, piece=piece)
         assert sorted(i for batch in batches for i in batch) == [*range(300)]
         assert max(map(len, batches)) <= batch_size
-    assert plan_batches(np.array([], dtype=np.int64), 8, 512) == []
+    assert group(np.array([], dtype=np.int64), rows=8, piece=512) == []
 
 
 def test_a_state_in_float32_over_a_long_sequence():
     """Hundreds of pieces add nothing: the carried state is exact, and the mean is summed in double precision."""
     model, (text,) = build("lmm", layers=1), draw(10_000)
-    same(model.embed(text, piece=48), model.embed(text, piece=10_000))
+    same(embed(model, text, piece=48), embed(model, text, piece=10_000))
 
 
 def test_every_kind_of_input(tmp_path):
     model, texts = build(), draw(30, 12)
-    want = model.embed(texts)
+    want = embed(model, texts)
     records = [SeqRecord(Seq(text), id=f"r{i}") for i, text in enumerate(texts)]
     plain, zipped = tmp_path / "x.fa", tmp_path / "x.fa.gz"
     SeqIO.write(records, plain, "fasta")
@@ -167,11 +175,11 @@ def test_every_kind_of_input(tmp_path):
         tuple(texts), [text.encode() for text in texts], records, iter(records), [record.seq for record in records],
         [text.lower().replace("t", "u") for text in texts], plain, str(zipped),
     ):  # fmt: skip
-        same(model.embed(given), want)
+        same(embed(model, given), want)
     for one in (texts[0], records[0], records[0].seq, texts[0].encode()):
-        same(model.embed(one), want[:1])
-    assert model.embed([]).shape == (0, 16)
-    assert model.embed([], "none") == []
+        same(embed(model, one), want[:1])
+    assert embed(model, []).shape == (0, 16)
+    assert embed(model, [], "none") == []
 
 
 def test_a_word_of_nucleotide_letters_is_a_sequence(tmp_path, monkeypatch):
@@ -179,21 +187,21 @@ def test_a_word_of_nucleotide_letters_is_a_sequence(tmp_path, monkeypatch):
     for name in ("CAT", "genome"):
         Path(name).write_text(">x\nACGT\n")
     model = build()
-    same(model.embed("CAT"), model.embed(["CAT"]))
-    same(model.embed("genome"), model.embed(["ACGT"]))
+    same(embed(model, "CAT"), embed(model, ["CAT"]))
+    same(embed(model, "genome"), embed(model, ["ACGT"]))
 
 
 def test_the_model_is_left_as_it_was():
     model = build(dropout=0.5)
-    want = model.embed("ACGTACGT")
+    want = embed(model, "ACGTACGT")
     model.train()
     before = torch.get_rng_state()
-    same(model.embed("ACGTACGT"), want)
+    same(embed(model, "ACGTACGT"), want)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert all(block.training for block in model.blocks)
     assert model(torch.tensor([[7, 8]])).logits.requires_grad
-    assert model.double().embed("ACGTACGT").dtype == np.float64
+    assert embed(model.double(), "ACGTACGT").dtype == np.float64
 
 
 NUCLEOTIDES = "want ACGTUNRYSWKMBDHV- in either case"
@@ -223,7 +231,7 @@ BAD = {
 def test_bad_input_is_one_line(name):
     sequences, options, message = BAD[name]
     with pytest.raises((ValueError, OSError)) as error:
-        build().embed(sequences, **options)
+        embed(build(), sequences, **options)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
@@ -232,7 +240,7 @@ def test_bad_model_and_record(tmp_path):
     model = build()
     (tmp_path / "x.fa").write_text(">a\nACGT\n>b\n")
     with pytest.raises(ValueError, match="record 'b' has no bases"):
-        model.embed(tmp_path / "x.fa")
+        embed(model, tmp_path / "x.fa")
     del model.tokenizer
     with pytest.raises(ValueError, match="model: has no tokenizer"):
-        model.embed("ACGT")
+        embed(model, "ACGT")

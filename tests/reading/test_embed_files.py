@@ -1,9 +1,13 @@
 """`titans-dna embed`: what is written, in each format; interruptions; one clear line for each kind of bad input."""
 
+import dataclasses
+import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -17,9 +21,11 @@ from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.reading import embed, parts
 from titans_dna.reading import embed_files as run
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.reading import parts, source
+from titans_dna.reading.embed import embed
+from titans_dna.reading.options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 TEXTS = {
@@ -94,10 +100,10 @@ def test_vectors_names_and_coordinates(files, capsys, suffix):
     status, said, err = call(capsys, "--fasta", "x.fa", "--out", out.name)
     assert status == 0
     assert said.startswith(f"vectors: v{suffix} (3 of 32)")
-    assert "510/510" in err
+    assert err == ""
     rows, vectors = read(out)
     assert rows == [(name, name, 0, len(text), ".") for name, text in TEXTS.items()]
-    np.testing.assert_allclose(vectors, model.embed([*TEXTS.values()]), **CLOSE)
+    np.testing.assert_allclose(vectors, embed(model, [*TEXTS.values()]), **CLOSE)
     added = {path.name for path in files.iterdir()} - before
     assert added == ({"v.npy", "v.tsv"} if suffix == ".npy" else {out.name})
 
@@ -105,13 +111,13 @@ def test_vectors_names_and_coordinates(files, capsys, suffix):
     assert call(capsys, "--fasta", "x.fa", "--out", out.name, *options)[0] == 0
     rows, vectors = read(out)
     assert rows == ROWS
-    np.testing.assert_allclose(vectors, model.embed(BED_TEXTS, "max", 0, reverse_complement=True), **CLOSE)
+    np.testing.assert_allclose(vectors, embed(model, BED_TEXTS, "max", 0, rc=True), **CLOSE)
 
     assert call(capsys, "--fasta", "x.fa", "--out", out.name, "--bed", "x.bed", "--pool", "none", "--overwrite")[0] == 0
     rows, vectors = read(out)
     assert rows[:3] == [("gene", "two", 39, 40, "-"), ("gene", "two", 38, 39, "-"), ("gene", "two", 37, 38, "-")]
     assert rows[30:32] == [("one:0-300", "one", 0, 1, "."), ("one:0-300", "one", 1, 2, ".")]
-    np.testing.assert_allclose(vectors, np.concatenate(model.embed(BED_TEXTS, "none")), **CLOSE)
+    np.testing.assert_allclose(vectors, np.concatenate(embed(model, BED_TEXTS, "none")), **CLOSE)
 
 
 def test_without_the_bed_the_files_are_read_in_order(files, capsys):
@@ -120,46 +126,108 @@ def test_without_the_bed_the_files_are_read_in_order(files, capsys):
     assert [row[0] for row in read(files / "v.npy")[0]] == ["four", *TEXTS]
 
 
-def test_an_interrupted_run_goes_on(files, capsys, monkeypatch):
+def stopping(monkeypatch, after, number=None):
+    """Parts are kept by number in the list that is returned; the run is stopped, or gets a signal, after so many."""
+    new, kept = parts.Unfinished.new, []
+
+    @contextmanager
+    def stop(self, part, shape, dtype):
+        if len(kept) == after:
+            if number is None:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
+        with new(self, part, shape, dtype) as rows:
+            yield rows
+        kept.append(part)
+
+    monkeypatch.setattr(parts.Unfinished, "new", stop)
+    return kept
+
+
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_an_interrupted_run_goes_on(files, capsys, monkeypatch, number, ended, pool):
     """Four parts; the run is stopped after two. The next one computes the other two alone, whatever its batches."""
     monkeypatch.setattr(run, "PART_BASES", 40)
-    options = ["--fasta", "x.fa", "--bed", "x.bed", "--out", "v.npy"]
-    put, kept = parts.Parts.put, []
-
-    def stop(self, part, rows):
-        if len(kept) % 5 == 2:
-            raise KeyboardInterrupt
-        kept.append(part)
-        put(self, part, rows)
-
-    monkeypatch.setattr(parts.Parts, "put", stop)
-    status, said, _ = call(capsys, *options)
-    assert (status, said, kept) == (130, "", [0, 1])
+    monkeypatch.setattr(run, "PART_BASES_UNPOOLED", 40)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
+    options = ["--fasta", "x.fa", "--bed", "x.bed", "--pool", pool, "--rc", "--out", "v.npy"]
+    with monkeypatch.context() as patch:
+        kept = stopping(patch, 2, number)
+        status, said, err = call(capsys, *options)
+    assert (status, said, kept) == (ended, "", [0, 1])
+    assert err == (
+        "titans-dna: interrupted; what is done is kept; continue with: titans-dna embed --resume --out v.npy\n"
+    )
     assert not {"v.npy", "v.tsv"} & {path.name for path in files.iterdir()}
     done = {path: path.stat().st_mtime_ns for path in (files / "v.npy.partial").glob("part-*")}
     assert len(done) == 2
-    kept.append(None)
     (files / "v.npy.partial" / ".part-000002.npy.1.tmp").write_bytes(b"half")
 
     seen = []
-    strands = embed.strands
-    monkeypatch.setattr(embed, "strands", lambda letters, *rest: seen.append(len(letters)) or strands(letters, *rest))
+    init = source.Strand.__init__
+    monkeypatch.setattr(
+        source.Strand,
+        "__init__",
+        lambda self, of, i, *rest: seen.append(int(of.lengths[i])) or init(self, of, i, *rest),
+    )
     status, _, err = call(capsys, *options, "--batch_size", "3", "--piece", "9")
     assert status == 0
     assert "2 of 4 parts were done before" in err
-    assert seen == [30, 1]
+    assert {*seen} == {30, 1}
     rows, vectors = read(files / "v.npy")
-    assert rows == ROWS
-    np.testing.assert_allclose(vectors, titans_dna.load("model").embed(BED_TEXTS), **CLOSE)
+    wanted = embed(titans_dna.load("model"), BED_TEXTS, pool, rc=True)
+    assert len(rows) == len(vectors) == (387 if pool == "none" else 4)
+    np.testing.assert_allclose(vectors, np.concatenate(wanted) if pool == "none" else wanted, **CLOSE)
     assert not (files / "v.npy.partial").exists()
 
 
-@pytest.mark.parametrize("change", ["sequence", "bed", "option", "model"])
+def test_resume_is_of_the_same_run_or_none(files, capsys, monkeypatch):
+    options = EmbedOptions(FileOptions("model", ("x.fa",), out="v.npy"), VectorOptions(), SpeedOptions())
+    with pytest.raises(FileNotFoundError, match="holds no run of titans-dna embed to resume"):
+        run.embed_files(options, resume=True)
+    with monkeypatch.context() as patch:
+        stopping(patch, 0)
+        with pytest.raises(KeyboardInterrupt):
+            run.embed_files(options)
+    other = dataclasses.replace(options, vectors=VectorOptions(pool="max"))
+    before = {path: path.read_bytes() for path in (files / "v.npy.partial").iterdir()}
+    with pytest.raises(ValueError, match="--resume: model, input or options are not those of the run"):
+        run.embed_files(other, resume=True)
+    assert {path: path.read_bytes() for path in (files / "v.npy.partial").iterdir()} == before
+    assert run.embed_files(options, resume=True).rows == 3
+    assert {path.name for path in files.iterdir()} >= {"v.npy", "v.tsv"}
+    assert not (files / "v.npy.partial").exists()
+
+
+def test_what_version_0_1_0_left_is_gone_on_with(files, capsys, monkeypatch):
+    """A directory with a plan, and parts as NumPy saves arrays."""
+    monkeypatch.setattr(run, "PART_BASES", 40)
+    options = ["--fasta", "x.fa", "--bed", "x.bed", "--out", "v.npy"]
+    with monkeypatch.context() as patch:
+        stopping(patch, 2)
+        call(capsys, *options)
+    folder = files / "v.npy.partial"
+    known = json.loads((folder / "data.json").read_text())
+    for path in folder.iterdir():
+        if path.name.startswith("part-"):
+            np.save(path, np.load(path) + 1)  # to be told from what is computed
+        else:
+            path.unlink()
+    (folder / "plan.json").write_text(json.dumps(known) + "\n")
+    status, _, err = call(capsys, *options)
+    assert status == 0
+    assert "2 of 4 parts were done before" in err
+    wanted = embed(titans_dna.load("model"), BED_TEXTS)
+    np.testing.assert_allclose(np.load("v.npy") - wanted, np.tile([[0.0], [1.0], [0.0], [1.0]], 32), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["sequence", "bed", "option", "model", "damage"])
 def test_parts_of_something_else_are_not_used(files, capsys, monkeypatch, change):
     monkeypatch.setattr(run, "PART_BASES", 40)
     options = ["--fasta", "x.fa", "--bed", "x.bed", "--out", "v.npy"]
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_gather", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(parts.Unfinished, "gather", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(capsys, *options)[0] == 130
     if change == "sequence":
         Path("x.fa").write_text(Path("x.fa").read_text().replace(TEXTS["one"][7:60], "ACGTG" * 10 + "AAA"))
@@ -167,6 +235,8 @@ def test_parts_of_something_else_are_not_used(files, capsys, monkeypatch, change
         Path("x.bed").write_text(BED.replace("three\t5\t6", "three\t6\t7"))
     elif change == "option":
         options += ["--pool", "last"]
+    elif change == "damage":
+        Path("v.npy.partial/data.json").write_text("[")
     else:
         torch.manual_seed(1)
         checkpoint.save(TitansDNA(TitansConfig.preset("tiny", variant="lmm")), "other", NucleotideTokenizer())
@@ -185,21 +255,25 @@ def test_parts_of_something_else_are_not_used(files, capsys, monkeypatch, change
 def test_a_killed_process_leaves_nothing_half_written(files, capsys, monkeypatch):
     monkeypatch.setattr(run, "PART_BASES", 40)
     code = (
-        "import time\nfrom titans_dna.reading import embed_files, parts\nembed_files.PART_BASES = 40\nput = parts.Parts.put\n"
-        "def slow(self, part, rows):\n    put(self, part, rows)\n    time.sleep(60 * (part == 1))\n"
-        "parts.Parts.put = slow\nfrom titans_dna.cli import main\nmain()"
+        "import time\nfrom contextlib import contextmanager\nfrom titans_dna.reading import embed_files, parts\n"
+        "embed_files.PART_BASES = 40\nnew = parts.Unfinished.new\n"
+        "@contextmanager\ndef slow(self, part, *rest):\n    with new(self, part, *rest) as rows:\n        yield rows\n"
+        "    time.sleep(60 * (part == 1))\n"
+        "parts.Unfinished.new = slow\nfrom titans_dna.cli import main\nmain()"
     )
     options = ["--fasta", "x.fa", "--bed", "x.bed", "--out", "v.npy"]
     process = subprocess.Popen([sys.executable, "-c", code, "embed", "--model", "model", *options])
     try:
         second = files / "v.npy.partial" / "part-000001.npy"
-        for _ in range(600):
+        for _ in range(1200):
             if second.exists() or process.poll() is not None:
                 break
             time.sleep(0.05)
+        before = {path: path.stat().st_mtime_ns for path in second.parent.iterdir()}
         assert call(capsys, *options)[2] == (
-            "titans-dna: error: v.npy.partial: another titans-dna embed is at work there, want one at a time\n"
+            "titans-dna: error: --out: v.npy.partial is in the hands of another process, want one at a time\n"
         )
+        assert {path: path.stat().st_mtime_ns for path in second.parent.iterdir()} == before
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -209,7 +283,7 @@ def test_a_killed_process_leaves_nothing_half_written(files, capsys, monkeypatch
     assert status == 0
     assert "2 of 4 parts were done before" in err
     assert read(files / "v.npy")[0] == ROWS
-    np.testing.assert_allclose(np.load("v.npy"), titans_dna.load("model").embed(BED_TEXTS), **CLOSE)
+    np.testing.assert_allclose(np.load("v.npy"), embed(titans_dna.load("model"), BED_TEXTS), **CLOSE)
 
 
 GOOD = "--fasta x.fa --out v.npy"
@@ -221,13 +295,16 @@ BAD = {
     "fasta twice": (f"{GOOD} --fasta x.fa", "--fasta: got it 2 times"),
     "out twice": (f"{GOOD} --out w.npy", "--out: got it 2 times, want it once"),
     "no out": ("--fasta x.fa", "--out: got none"),
-    "format": ("--fasta x.fa --out v.csv", "--out: got v.csv, want a file that ends in .npy, .parquet, .h5"),
+    "format": ("--fasta x.fa --out v.csv", "--out: got v.csv, want a file that ends in .npy, .parquet or .h5"),
     "no directory": ("--fasta x.fa --out a/v.npy", "--out: a: no such directory"),
     "out is there": ("--fasta x.fa --out there.npy", "--out: there.npy exists, want another name, or --overwrite"),
     "its names are there": ("--fasta x.fa --out names.npy", "--out: names.tsv exists"),
     "out is a directory": ("--fasta x.fa --out folder.npy --overwrite", "--out: folder.npy is a directory"),
     "out is an input": ("--fasta x.fa --bed names.tsv --out names.npy --overwrite", "names.tsv is one of the inputs"),
-    "partial is other": ("--fasta x.fa --out mine.npy", "mine.npy.partial: is not of titans-dna embed"),
+    "partial is other": (
+        "--fasta x.fa --out mine.npy",
+        "--out: mine.npy.partial is not empty (thesis.txt), want a new or an empty directory",
+    ),
     "empty record": ("--fasta bare.fa --out v.npy", "bare.fa: record 'b' has no bases, want at least one"),
     "protein": ("--fasta protein.fa --out v.npy", "protein.fa: not a nucleotide sequence: letter 'L'"),
     "no bed": (f"{GOOD} --bed nope.bed", "nope.bed: no such file"),

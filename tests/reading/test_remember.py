@@ -1,7 +1,10 @@
 """`remember` from Python and the shell: one reading however it is cut, marks, and what later verbs make of a state."""
 
 import csv
+import json
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +20,11 @@ from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.nn.model import TitansDNA, tensors_of
-from titans_dna.reading.remember_files import mark_of
+from titans_dna.reading import remember_files, stream
+from titans_dna.reading.embed import embed
+from titans_dna.reading.options import ReadOptions, ReadSpeedOptions, RememberOptions
+from titans_dna.reading.remember_files import MARK
+from titans_dna.run.directory import partial
 from titans_dna.tokens.tokenizer import make_tokenizer
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
@@ -148,20 +155,20 @@ def test_embed_goes_on_from_a_state(files, capsys, layer):
     before = titans_dna.remember(model, letters(130, 5)).state
     titans_dna.save_state("before", before, model)
     texts = [letters(70), letters(41, 7)]
-    found = model.embed(texts, state=before, layer=layer, piece=16)
+    found = embed(model, texts, state=before, layer=layer, piece=16)
     for text, vector in zip(texts, found, strict=True):
         ids = torch.from_numpy(model.tokenizer.encode(letters(130, 5) + text)).long()[None]
         hidden, _ = model.features(ids, layer=layer)
         np.testing.assert_allclose(vector, hidden[0, 130:].mean(0).numpy(), rtol=1e-4, atol=1e-4)
-    assert np.abs(found - model.embed(texts, layer=layer)).max() > 1e-3
-    both = model.embed(texts, state=before, reverse_complement=True)
+    assert np.abs(found - embed(model, texts, layer=layer)).max() > 1e-3
+    both = embed(model, texts, state=before, rc=True)
     turned = [one.translate(str.maketrans("ACGTacgt", "TGCAtgca"))[::-1] for one in texts]
-    np.testing.assert_allclose(both, model.embed(turned, state=before, reverse_complement=True), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(both, embed(model, turned, state=before, rc=True), rtol=1e-4, atol=1e-5)
     assert (
         call(capsys, *f"embed --model model --fasta two.fa --state before --layer {layer} --out v.npy".split())[0] == 0
     )
     np.testing.assert_allclose(
-        np.load("v.npy"), model.embed([letters(700), letters(450, 1)], state=before, layer=layer), rtol=1e-4, atol=1e-4
+        np.load("v.npy"), embed(model, [letters(700), letters(450, 1)], state=before, layer=layer), rtol=1e-4, atol=1e-4
     )
 
 
@@ -214,16 +221,17 @@ def test_an_interrupted_reading_goes_on(files):
     command += ["--piece", "500", "--track", "t.bg", "--save_every", "0.003", "--out"]
     running = subprocess.Popen([*command, "killed"], stderr=subprocess.DEVNULL)
     for _ in range(600):
-        if mark_of(files / "killed").exists() or running.poll() is not None:
+        if (partial(files / "killed") / MARK).exists() or running.poll() is not None:
             break
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    assert mark_of(files / "killed").exists()
+    mark = partial(files / "killed") / MARK
+    assert mark.exists()
     assert not (files / "killed").exists()
     again = subprocess.run([*command, "killed"], capture_output=True, text=True, check=True)
     assert "going on from the mark" in again.stderr
-    assert not mark_of(files / "killed").exists()
+    assert not partial(files / "killed").exists()
     track = (files / "t.bg").read_text()
     (files / "t.bg").unlink()
     subprocess.run([*command, "whole"], capture_output=True, check=True)
@@ -233,3 +241,120 @@ def test_an_interrupted_reading_goes_on(files):
     for a, b in zip(tensors_of(killed.state), tensors_of(whole.state), strict=True):
         assert torch.equal(a, b)
     assert (files / "t.bg").read_text() == track
+
+
+def stopped_after_a_mark(capsys, monkeypatch, number=signal.SIGTERM):
+    """`remember two.fa` to `out`, stopped by a signal once it has left a mark; its status and what it said."""
+    save = remember_files._Job._save
+
+    def stop(self):
+        save(self)
+        os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remember_files._Job, "_save", stop)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
+        status, said, error = call(capsys, *LINE, "--save_every", "0.0000001")
+    assert said == ""
+    return status, error
+
+
+LINE = [
+    "remember",
+    "--model",
+    "model",
+    "--fasta",
+    "two.fa",
+    "--out",
+    "out",
+    "--track",
+    "t.bg",
+    "--bin",
+    "50",
+    "--piece",
+    "200",
+]
+
+
+@pytest.mark.parametrize("age", ["new", "0.1.0"])
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_reading_goes_on_whoever_left_the_mark(files, capsys, monkeypatch, number, ended, age):
+    status, error = stopped_after_a_mark(capsys, monkeypatch, number)
+    assert status == ended
+    assert error == (
+        "titans-dna: interrupted; what is done is kept; continue with: titans-dna remember --resume --out out\n"
+    )
+    model, path = titans_dna.load("model"), partial(files / "out")
+    if age == "0.1.0":  # a state file in place of the directory
+        about, known = titans_dna.load_state(path / MARK, model), json.loads((path / "data.json").read_text())
+        where = {name: value for name, value in about.about.items() if name != "done"}
+        shutil.rmtree(path)
+        titans_dna.save_state(path, about.state, model, {"digest": known["fingerprint"], **where}, about.tensors)
+    read, bases = stream.read, []
+
+    def counted(*given, **options):
+        _, _, taker, *_ = given
+        add = taker.add
+        monkeypatch.setattr(type(taker), "add", lambda self, piece: bases.append(piece.ids.shape[1]) or add(piece))
+        return read(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remember_files, "read", counted)
+        status, _, error = call(capsys, *LINE)
+    assert status == 0, error
+    assert "going on from the mark of an earlier run" in error
+    assert sum(bases) == 1150 - 200
+    assert not path.exists()
+    whole = [one.replace("out", "whole").replace("t.bg", "whole.bg") for one in LINE]
+    assert call(capsys, *whole)[0] == 0
+    found, wanted = (titans_dna.load_state(name, model) for name in ("out", "whole"))
+    assert found.about == wanted.about
+    for a, b in zip(tensors_of(found.state), tensors_of(wanted.state), strict=True):
+        assert torch.equal(a, b)
+    assert (files / "t.bg").read_text() == (files / "whole.bg").read_text()
+
+
+@pytest.mark.parametrize("age", ["new", "0.1.0"])
+def test_a_mark_of_something_else_is_told_and_not_used(files, capsys, monkeypatch, age):
+    stopped_after_a_mark(capsys, monkeypatch)
+    path, model = partial(files / "out"), titans_dna.load("model")
+    if age == "0.1.0":
+        shutil.rmtree(path)
+        state = titans_dna.remember(model, letters(50)).state
+        titans_dna.save_state(path, state, model, {"digest": "other", "number": 0, "token": 50})
+    line = [one.replace("50", "70") for one in LINE]  # other bins
+    options = RememberOptions(
+        ReadOptions("model", ("two.fa",), out="out", track="t.bg", bin=70), ReadSpeedOptions(piece=200)
+    )
+    with pytest.raises(ValueError, match="--resume: model, input or options are not those of the run in"):
+        remember_files.remember_files(options, resume=True)
+    status, _, error = call(capsys, *line)
+    assert status == 0
+    assert "remember: model, input or options have changed since the last run; starting again" in error
+    wanted = titans_dna.remember(model, [letters(700), letters(450, 1)], piece=200).state
+    for a, b in zip(tensors_of(titans_dna.load_state("out", model).state), tensors_of(wanted), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_damaged_mark_is_no_mark(files, capsys, monkeypatch):
+    stopped_after_a_mark(capsys, monkeypatch)
+    (partial(files / "out") / MARK).write_bytes(b"half")
+    assert call(capsys, *LINE)[0] == 0
+    assert not partial(files / "out").exists()
+
+
+def test_what_is_somebodys_stays(files, capsys):
+    """A file or a directory under the name of what is kept, and nothing to resume."""
+    path = partial(files / "out")
+    for made in (lambda: path.write_text("mine"), lambda: (path.mkdir(), (path / "thesis.txt").write_text("mine"))):
+        made()
+        status, _, error = call(capsys, *LINE)
+        assert status == 2
+        assert error.count("\n") == 1
+        assert f"--out: {path.name} is " in error
+        assert "mine" in (path if path.is_file() else path / "thesis.txt").read_text()
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    options = RememberOptions(ReadOptions("model", ("two.fa",), out="out"), ReadSpeedOptions())
+    with pytest.raises(FileNotFoundError, match="holds no run of titans-dna remember to resume"):
+        remember_files.remember_files(options, resume=True)
+    assert not path.exists()

@@ -11,13 +11,13 @@ import torch
 from tests.tasks.test_finetune import FAST, done, run
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.genome.regions import Interval
-from titans_dna.labels.data import reverse_complement
+from titans_dna.genome.intervals import Interval
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks.base_score import score_bases
-from titans_dna.tasks.intervals_out import IntervalWriter
-from titans_dna.tasks.model import FineTuned, Question
+from titans_dna.tasks.predict import IntervalWriter
+from titans_dna.tasks.score import score_bases
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 
 
 @pytest.fixture(scope="module")

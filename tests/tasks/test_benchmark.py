@@ -13,16 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks import benchmark as benchmarking
-from titans_dna.tasks.benchmark_table import SetResult, note
-from titans_dna.tasks.model import FineTuned, Question
-from titans_dna.tasks.published import load_published
-from titans_dna.tasks.saved import save_finetuned
-from titans_dna.tasks.suite import find_sets
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tasks.suite import SetResult, find_sets, load_published, note
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 TINY = "--preset tiny --variant lmm --epochs 0.1 --batch_size 8 --threads 1 --baselines majority length"
@@ -128,10 +126,12 @@ def test_gue_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
     base = ["--suite", "GUE", "--root", "GUE", *TINY.split(), "--out", "b"]
     status, _, err = call(capsys, *base)
     assert status == 143
-    assert err.splitlines()[-1] == "interrupted; continue with: titans-dna benchmark --resume --out b"
+    assert err.splitlines()[-1] == (
+        "titans-dna: interrupted; what is done is kept; continue with: titans-dna benchmark --resume --out b"
+    )
     status, _, err = call(capsys, *base)
     assert (status, err) == (
-        2, "titans-dna: error: --out: b holds another benchmark; add --resume, or name another directory\n"
+        2, "titans-dna: error: --out: b holds another run (benchmark.yaml); add --resume, or name another one\n"
     )  # fmt: skip
     status, _, err = call(capsys, "--resume", "--out", "b", "--lr", "0.1")
     assert (status, err) == (2, "titans-dna: error: --resume: --lr: got 0.1, but the run to resume has 0.0\n")
@@ -145,7 +145,7 @@ def test_gue_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "b" / "other" / "results.json").read_text())["results"]
     assert float(found["other"]["Titans (ours) all mean"]) == pytest.approx(results[0]["all"][0]["mcc"])
 
-    status, said, _ = call(capsys, "--resume", "--out", "b", "--seeds", "2", "--only", "other")
+    status, _, said = call(capsys, "--resume", "--out", "b", "--seeds", "2", "--only", "other")
     assert (status, seen[4:]) == (0, [("other", True)])
     assert "seed 0: done before" in said
     assert read(tmp_path / "b" / "benchmark.csv")["other"]["Titans (ours) all sd"] != ""
@@ -239,7 +239,7 @@ def test_bad_input_is_one_line(root, capsys, case):
     question = Question("binary", ("a", "b"))
     backbone = TitansDNA(TitansConfig.preset("tiny", variant="lmm"))
     torch.manual_seed(0)
-    save_finetuned(FineTuned(backbone, question, NucleotideTokenizer()), "tuned")
+    save(FineTuned(backbone, question, NucleotideTokenizer()), "tuned")
     before = {*root.parent.rglob("*")}
     arguments, message = BAD[case]
     options = arguments.split()

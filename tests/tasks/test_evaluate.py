@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import signal
 import subprocess
 import sys
 
@@ -13,14 +14,18 @@ from sklearn import metrics as sk
 
 import titans_dna
 from titans_dna import checkpoint
+from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.labels.data import reverse_complement
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks.examples import padded
-from titans_dna.tasks.model import Batch, FineTuned, Question
-from titans_dna.tasks.saved import load_finetuned, save_finetuned
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.reading.stream import padded
+from titans_dna.run.signals import Stopped
+from titans_dna.tasks import evaluate as evaluating
+from titans_dna.tasks.evaluate import evaluate, evaluate_files
+from titans_dna.tasks.use_options import EvaluateOptions, RowOptions, ScoringOptions
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 
 CLASSES = ("zebra", "ant")
 """Not sorted: a map that cannot be had from the data."""
@@ -37,7 +42,7 @@ def make(folder, task="binary", classes=CLASSES, **question):
     with torch.no_grad():
         texts = [text.encode() for text, _ in rows(40, [0], seed=3)]
         model.head.output.bias -= model.eval()(Batch(*padded(texts, model.tokenizer), torch.zeros(40))).mean(0)
-    save_finetuned(model, folder)
+    save(model, folder)
     return folder
 
 
@@ -100,7 +105,7 @@ def test_metrics_and_label_map(model, tmp_path):
 
     found = read(out / "predictions.csv")
     assert [row["label"] for row in found] == [label for _, label in data]
-    one = load_finetuned(model)
+    one = titans_dna.load(model)
     for (text, _), row in zip(data, found, strict=True):
         pair = [text.encode(), reverse_complement(text.encode())]
         with torch.no_grad():
@@ -124,6 +129,71 @@ def test_metrics_and_label_map(model, tmp_path):
     for name, value in wanted.items():
         assert float(got[name]["value"]) == pytest.approx(value, abs=1e-5), name
         assert float(got[name]["low"]) <= value <= float(got[name]["high"])
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_interrupted_it_goes_on_to_the_same_figures(model, tmp_path, monkeypatch, batches):
+    """After some batches: nothing of the directory is there yet, and what is there in the end is the same to the last digit."""
+    data = table(tmp_path / "x.csv", rows(40, CLASSES))
+
+    def options(out, **more):
+        chosen = RowOptions(model=str(model), data=(str(data),), out=str(tmp_path / out), **more)
+        return EvaluateOptions(chosen, ScoringOptions(batch_size=7, batch_bases=200))
+
+    evaluate_files(options("whole"))
+    kept = evaluating.score_batches
+
+    def stopped(*arguments, **more):
+        for number, one in enumerate(kept(*arguments, **more)):
+            if number == batches:
+                raise Stopped(signal.SIGTERM)
+            yield one
+
+    monkeypatch.setattr(evaluating, "score_batches", stopped)
+    with pytest.raises(Stopped) as stop:
+        evaluate_files(options("ev"))
+    out = tmp_path / "ev"
+    assert stop.value.advice == f"what is done is kept; continue with: titans-dna evaluate --resume --out {out}"
+    assert not out.exists()
+    monkeypatch.setattr(evaluating, "score_batches", kept)
+    with pytest.raises(FileExistsError, match="holds another run"):
+        evaluate_files(options("ev"))
+    with pytest.raises(ValueError, match="--resume: --min_length: got 9, but the run to resume has 0"):
+        evaluate_files(options("ev", min_length=9), resume=True)
+    data.write_text(data.read_text().replace("A", "C", 1))
+    with pytest.raises(ValueError, match="--data is not that of the run"):
+        evaluate_files(options("ev"), resume=True)
+    table(tmp_path / "x.csv", rows(40, CLASSES))
+    seen = []
+    monkeypatch.setattr(evaluating, "score_batches", lambda *rest, **more: seen.append(rest[1]) or kept(*rest, **more))
+    evaluate_files(options("ev"), resume=True)
+    assert (len(seen[0].lengths) == 40) is (batches == 0)
+    assert {one.name for one in tmp_path.iterdir()} == {"x.csv", "whole", "ev"}
+    for one in (tmp_path / "whole").iterdir():
+        assert one.read_bytes() == (out / one.name).read_bytes(), one.name
+
+
+def test_from_python(model, tmp_path, capsys):
+    """The figures of the verb, and what it cannot do in one line."""
+    for name, some in (("test", rows(30, CLASSES, 1)), ("train", rows(20, CLASSES))):
+        table(tmp_path / "set" / f"{name}.csv", some)
+    one = titans_dna.load(model)
+    assert call(capsys, "--model", model, "--data", tmp_path / "set", "--out", tmp_path / "ev")[0] == 0
+    found = evaluate(one, "set", root=tmp_path)
+    assert {name: (float(row["value"]), float(row["low"])) for name, row in measured(tmp_path / "ev").items()} == {
+        name: (value.value, value.low) for name, value in found.items()
+    }
+    assert evaluate(one, [tmp_path / "set" / "train.csv"]) == evaluate(one, tmp_path / "set", split="train")
+    for wrong, message in (
+        ({"split": "dev"}, "split: got 'dev'"),
+        ({"batch_size": 0}, "batch_size: got 0, want at least 1"),
+        ({"label_column": "kind"}, "no column 'kind'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(one, tmp_path / "set", **wrong)
+    bases = FineTuned(one.backbone, Question("binary", CLASSES, "base"), one.tokenizer)
+    with pytest.raises(ValueError, match="model: has an answer for each base"):
+        evaluate(bases, tmp_path / "set")
 
 
 def fasta(path, some):
@@ -247,7 +317,7 @@ def bad_files(tmp_path_factory, model):
     tokenizer = NucleotideTokenizer()
     checkpoint.save(TitansDNA(TitansConfig.preset("tiny", variant="lmm")), folder / "pretrained", tokenizer)
     backbone = TitansDNA(TitansConfig.preset("tiny", variant="lmm"))
-    save_finetuned(FineTuned(backbone, Question("binary", CLASSES, "base"), tokenizer), folder / "bases")
+    save(FineTuned(backbone, Question("binary", CLASSES, "base"), tokenizer), folder / "bases")
     return folder
 
 
@@ -276,7 +346,7 @@ def test_values_that_are_not_defined_stay_out_of_the_json(model, tmp_path, capsy
 
 @torch.no_grad()
 def test_rows_are_read_after_what_a_state_remembers(model, tmp_path, capsys):
-    backbone = load_finetuned(model).backbone
+    backbone = titans_dna.load(model).backbone
     before = "".join(np.random.default_rng(9).choice(list("ACGT"), 90))
     titans_dna.save_state(tmp_path / "before", titans_dna.remember(backbone, before).state, backbone)
     table(tmp_path / "x.csv", rows(12, ["ant", "zebra"]))
@@ -285,7 +355,7 @@ def test_rows_are_read_after_what_a_state_remembers(model, tmp_path, capsys):
         assert call(capsys, *line, *more)[0] == 0
     plain, after = (read(tmp_path / name / "predictions.csv") for name in ("plain", "after"))
     assert "after what" in (tmp_path / "after" / "results.md").read_text()
-    one = load_finetuned(model)
+    one = titans_dna.load(model)
     for (text, _), row, without in zip(rows(12, ["ant", "zebra"]), after, plain, strict=True):
         scores = []
         for strand in (text.encode(), reverse_complement(text.encode())):

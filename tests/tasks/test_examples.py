@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from titans_dna.checkpoint import load_finetuned, push_finetuned, save
 from titans_dna.config import TitansConfig
-from titans_dna.labels.data import LabelledData, Rows, reverse_complement
+from titans_dna.labels.data import LabelledData, Rows
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks.examples import SequenceExamples, mutated, shuffled_batches
-from titans_dna.tasks.model import FineTuned, Question
-from titans_dna.tasks.saved import FILES, load_finetuned, push_finetuned, save_finetuned
 from titans_dna.tasks.score import score_sequences
-from titans_dna.tokens.kmer import KmerTokenizer
+from titans_dna.tasks.sequences import SequenceExamples, mutated, shuffled_batches
+from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 
 
 def rows(n, seed=0, low=4, high=90):
@@ -157,7 +158,7 @@ def test_training_and_scoring_see_the_same(tokenizer):
 def test_saved_and_loaded_again(tmp_path):
     question = Question("regression", (), pool="attention", mean=3.0, deviation=2.0)
     model = model_of(question)
-    save_finetuned(model, tmp_path / "model")
+    save(model, tmp_path / "model")
     again = load_finetuned(tmp_path / "model")
     assert again.question == question
     sequences = rows(5).sequences
@@ -178,11 +179,11 @@ def test_pushed_to_a_hub_and_loaded_again(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "hub" / name))
     model = model_of(Question("binary", ("a", "b")))
-    save_finetuned(model, tmp_path / "run")
+    save(model, tmp_path / "run")
     (tmp_path / "run" / "results.md").write_text("| model |\n")
     assert push_finetuned(tmp_path / "run", "lab/promoters", token="secret") == "https://hub.test/lab/promoters"
     pushed = tmp_path / "hub" / "lab" / "promoters"
-    assert {one.name for one in pushed.iterdir()} == {*FILES, "README.md"}
+    assert {one.name for one in pushed.iterdir()} == {*FINETUNED.files, "README.md"}
     assert "| model |" in (pushed / "README.md").read_text()
     sequences = rows(5).sequences
     again = load_finetuned("lab/promoters")
@@ -200,7 +201,7 @@ def test_pushed_to_a_hub_and_loaded_again(tmp_path, monkeypatch):
     ],
 )
 def test_damaged_directories_are_named(tmp_path, file, content, message):
-    save_finetuned(model_of(Question("binary", ("a", "b"))), tmp_path)
+    save(model_of(Question("binary", ("a", "b"))), tmp_path)
     (tmp_path / file).unlink()
     if content is not None:
         (tmp_path / file).write_text(content)

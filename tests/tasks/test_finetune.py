@@ -18,19 +18,16 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from tests.tasks.rows import write_rows, write_splits
-from titans_dna.baselines.cnn import GenomicBenchmarksCNN
-from titans_dna.checkpoint import load, save
+from titans_dna.checkpoint import load, load_finetuned, save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks.adapters import choose_trained, merge_adapters
-from titans_dna.tasks.fit import build
-from titans_dna.tasks.model import FineTuned, Question
+from titans_dna.tasks.cnn import GenomicBenchmarksCNN
+from titans_dna.tasks.fit import _Tuning, build, choose_trained, merge_adapters
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
-from titans_dna.tasks.rounds import Rounds
-from titans_dna.tasks.saved import load_finetuned
 from titans_dna.tasks.score import score_sequences
-from titans_dna.tokens.kmer import KmerTokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 FAST = ["--baselines", "none", "--batch_size", "16", "--valid_every", "3", "--lr", "0.01"]
@@ -132,7 +129,7 @@ def test_resumed_equals_uninterrupted(tmp_path, pretrained):
         for name, weight in one.items():
             assert torch.equal(weight, other[name]), name
     assert (tmp_path / "whole/results.csv").read_text() == (broken / "results.csv").read_text()
-    assert "seed 0: done before" in done("--resume", "--out", broken)
+    assert "seed 0: done before" in run("--resume", "--out", broken)[2]
 
 
 def test_more_seeds_on_resuming_are_remembered(tmp_path):
@@ -151,18 +148,18 @@ def test_interrupted_in_the_last_step(tmp_path, monkeypatch):
     """The signal comes while the last validation runs: the next seed does not begin."""
     data = write_splits(tmp_path / "data", train=20, test=4)
     out = tmp_path / "run"
-    validate = Rounds._validate
+    validate = _Tuning.validate
 
-    def interrupted(self, module):
+    def interrupted(self, fabric):
         signal.raise_signal(signal.SIGINT)
-        return validate(self, module)
+        return validate(self, fabric)
 
-    monkeypatch.setattr(Rounds, "_validate", interrupted)
+    monkeypatch.setattr(_Tuning, "validate", interrupted)
     status, _, errors = run("--preset", "tiny", "--variant", "lmm", "--data", data, "--out", out, *FAST, "--epochs", 1,
                             "--valid_every", 1000, "--seeds", 2)  # fmt: skip
     assert status == 130, errors
     assert not (out / "seed-1").exists()
-    monkeypatch.setattr(Rounds, "_validate", validate)
+    monkeypatch.setattr(_Tuning, "validate", validate)
     done("--resume", "--out", out)
 
 
@@ -266,7 +263,7 @@ def test_without_a_test_split_the_table_says_so(tmp_path):
             ["--baselines", "svm"],
             "--baselines: got svm, want some of majority, length, kmers, positions, cnn, orf, or none",
         ),
-        (["--out", "DATA"], "is not empty, want a new or an empty directory"),
+        (["--out", "DATA"], "is not empty (empty.csv), want a new or an empty directory"),
         (["--out", "DATA/train.csv"], "train.csv is a file, want a directory"),
         (["--resume"], "holds no run of titans-dna finetune to resume"),
         (["--context", "64"], "--context: got it without --annotation"),

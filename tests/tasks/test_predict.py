@@ -1,6 +1,7 @@
 """`titans-dna predict`: names, coordinates and scores; batches, pieces and strands change nothing; whole or not at all."""
 
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,16 +15,19 @@ import torch
 
 import titans_dna
 from titans_dna import checkpoint
+from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
-from titans_dna.labels.data import reverse_complement
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA
+from titans_dna.reading import parts
+from titans_dna.reading.stream import padded
 from titans_dna.tasks import predict as predicting
-from titans_dna.tasks.examples import padded
-from titans_dna.tasks.model import Batch, FineTuned, Question
-from titans_dna.tasks.predict import predict
-from titans_dna.tasks.saved import save_finetuned
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tasks import score as scoring
+from titans_dna.tasks.score import answers, predict, score_bases
+from titans_dna.tasks.use_options import PredictOptions, ScoringOptions, SequenceFileOptions
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 
 CLASSES = ("enhancer", "none", "promoter")
 TEXTS = {
@@ -46,11 +50,11 @@ def make(task="multiclass", classes=CLASSES, variant="mac", **question):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    save_finetuned(make(), folder / "m")
-    save_finetuned(make("multilabel"), folder / "many")
-    save_finetuned(make("regression", (), mean=2.0, deviation=3.0), folder / "number")
+    save(make(), folder / "m")
+    save(make("multilabel"), folder / "many")
+    save(make("regression", (), mean=2.0, deviation=3.0), folder / "number")
     bases = FineTuned(make().backbone, Question("multiclass", CLASSES, "base"), NucleotideTokenizer())
-    save_finetuned(bases, folder / "bases")
+    save(bases, folder / "bases")
     checkpoint.save(make().backbone, folder / "pretrained", NucleotideTokenizer())
     return folder
 
@@ -110,7 +114,7 @@ def test_from_the_shell(files):
     before = {path.name for path in files.iterdir()}
     done = subprocess.run([*command, "--workers", "1"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "predictions: p.csv (3)\n"), done.stderr
-    assert done.stderr.startswith("predict: 100%")
+    assert done.stderr == ""
     assert {path.name for path in files.iterdir()} - before == {"p.csv"}
     check(files / "p.csv", [(name, name, 0, len(text), ".") for name, text in TEXTS.items()], TEXTS.values())
 
@@ -142,39 +146,54 @@ def test_multilabel_and_regression(files, capsys):
 def test_batches_pieces_and_strands_change_nothing(variant):
     model = make(variant=variant)
     texts = [*TEXTS.values(), "ACGTA", "G"]
-    labels, scores = predict(model, texts)
+    scores = predict(model, texts)
+    assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, [whole(model, text) for text in texts], atol=1e-5)
-    assert labels == [CLASSES[row.argmax()] for row in scores]
+    assert answers(model.question, scores) == [CLASSES[row.argmax()] for row in scores]
     for options in ({"batch_size": 1}, {"batch_size": 3, "batch_bases": 50}, {"batch_bases": 60}):
-        again = predict(model, texts, **options)
-        assert again[0] == labels
-        np.testing.assert_allclose(again[1], scores, atol=1e-5)
+        np.testing.assert_allclose(predict(model, texts, **options), scores, atol=1e-5)
     turned = [reverse_complement(text.encode()) for text in texts]
-    np.testing.assert_allclose(predict(model, turned)[1], scores, atol=1e-5)
+    np.testing.assert_allclose(predict(model, turned), scores, atol=1e-5)
     single = make(variant=variant, both_strands=False)
-    assert np.abs(predict(single, turned)[1] - predict(single, texts)[1]).max() > 1e-3
+    assert np.abs(predict(single, turned) - predict(single, texts)).max() > 1e-3
 
 
 def test_from_python(files):
-    model = titans_dna.load_finetuned("m")
-    labels, scores = predict(model, [*TEXTS.values()])
+    model = titans_dna.load("m")
+    scores = predict(model, [*TEXTS.values()])
     for what in ("x.fa", Path("x.fa")):
-        assert predict(model, what)[0] == labels
-    np.testing.assert_allclose(predict(model, TEXTS["two"])[1], scores[1:2], atol=1e-6)
-    assert predict(model, [])[1].shape == (0, 3)
-    values, numbers = predict(titans_dna.load_finetuned("number"), [*TEXTS.values()])
-    assert values == numbers.tolist()
+        np.testing.assert_array_equal(predict(model, what), scores)
+    np.testing.assert_allclose(predict(model, TEXTS["two"]), scores[1:2], atol=1e-6)
+    assert predict(model, []).shape == (0, 3)
+    assert predict(titans_dna.load("number"), [*TEXTS.values()]).shape == (3,)
     with pytest.raises(ValueError, match="got an empty sequence"):
         predict(model, ["ACGT", ""])
     with pytest.raises(ValueError, match="batch_size: got 0"):
         predict(model, "ACGT", batch_size=0)
-    with pytest.raises(ValueError, match="each base"):
-        predict(titans_dna.load_finetuned("bases"), "ACGT")
+    with pytest.raises(ValueError, match="state: got one for a model with an answer for each base"):
+        predict(titans_dna.load("bases"), "ACGT", state=())
+
+
+def test_bases_from_python(files):
+    """A list of [bases, classes], in windows as long as those of the training, each from a fresh start."""
+    model = titans_dna.load("bases")
+    model.question = dataclasses.replace(model.question, window=64)
+    texts = [*TEXTS.values(), "G", "acgu"]
+    found = predict(model, texts)
+    for options in ({"batch_bases": 1}, {"batch_bases": 150}, {"batch_bases": 10_000}):
+        for one, other in zip(predict(model, texts, **options), found, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    for text, one in zip([*TEXTS.values(), "G", "ACGT"], found, strict=True):
+        assert one.shape == (len(text), 3)
+        assert one.dtype == np.float64
+        windows = [text[start : start + 64].encode() for start in range(0, len(text), 64)]
+        np.testing.assert_allclose(one, np.concatenate(score_bases(model, windows)), atol=1e-5)
+    assert predict(model, []) == []
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("place", ["score_all", "write_blocks"])
-def test_interrupted_leaves_nothing(files, capsys, monkeypatch, number, status, place):
+@pytest.mark.parametrize("place", ["genome_source", "open_model"])
+def test_interrupted_before_the_first_sequence_leaves_nothing(files, capsys, monkeypatch, number, status, place):
     kept = getattr(predicting, place)
 
     def stop(*arguments, **options):
@@ -187,9 +206,97 @@ def test_interrupted_leaves_nothing(files, capsys, monkeypatch, number, status, 
     before, handler = {*files.iterdir()}, signal.getsignal(signal.SIGTERM)
     got, said, err = call(capsys, "--model", "m", "--fasta", "x.fa", "--out", "p.csv")
     assert (got, said) == (status, "")
-    assert err.splitlines()[-1] == "interrupted; nothing was written; the same command starts again"
+    assert err == "titans-dna: interrupted; nothing was written\n"
     assert {*files.iterdir()} == before
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("model", ["m", "number", "bases"])
+def test_an_interrupted_run_goes_on(files, capsys, monkeypatch, number, status, model):
+    """Parts of one batch each; the run is stopped when two of them are done, and the next one scores the others alone."""
+    monkeypatch.setattr(predicting, "PART_BASES", 64)
+    rng = np.random.default_rng(3)
+    with open("many.fa", "w") as file:
+        file.writelines(
+            f">s{i}\n{''.join(rng.choice(list('ACGT'), n))}\n" for i, n in enumerate((50, 70, 64, 1, 90, 30))
+        )
+    out = "p.bed" if model == "bases" else "p.csv"
+    line = ["--model", model, "--fasta", "many.fa", "--out", out, "--batch_size", "1", "--batch_bases", "64"]
+    if model == "bases":
+        kept = predicting.open_model
+
+        def short(*given):
+            made = kept(*given)
+            made.question = dataclasses.replace(made.question, window=32)
+            return made
+
+        monkeypatch.setattr(predicting, "open_model", short)
+    done, name = parts.Unfinished._file, "score_windows" if model == "bases" else "score_batches"
+    with monkeypatch.context() as patch:
+
+        def stop(self, part):
+            if part == 2 and done(self, 1).exists():
+                os.kill(os.getpid(), number)
+            return done(self, part)
+
+        patch.setattr(parts.Unfinished, "_file", stop)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
+        got, said, err = call(capsys, *line)
+    assert (got, said) == (status, "")
+    assert err == (
+        f"titans-dna: interrupted; what is done is kept; continue with: titans-dna predict --resume --out {out}\n"
+    )
+    assert not Path(out).exists()
+    assert sorted(path.name for path in Path(f"{out}.partial").glob("part-*")) == [f"part-00000{i}.npy" for i in (0, 1)]
+    seen, compute = [], getattr(scoring, name)
+
+    def watched(model, source, some, *rest, **options):
+        seen.extend(some)
+        return compute(model, source, some, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting, name, watched)
+        got, _, err = call(capsys, *line)
+    assert got == 0
+    assert "predict: 2 of " in err
+    assert not Path(f"{out}.partial").exists()
+    # Of 12 windows, two to a part, or of 6 sequences, one to a batch.
+    assert len(seen) == (8 if model == "bases" else 4)
+    assert call(capsys, *line[:5], f"w{out}", *line[6:])[0] == 0
+    assert Path(out).read_bytes() == Path(f"w{out}").read_bytes()
+
+
+def test_parts_stay_when_batches_change(files, capsys, monkeypatch):
+    monkeypatch.setattr(predicting, "PART_BASES", 100)
+    line = ["--model", "m", "--fasta", "x.fa", "--bed", "x.bed", "--out", "p.csv"]
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.Unfinished, "gather", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert call(capsys, *line, "--batch_size", "1")[0] == 130
+    kept = {path.name: path.read_bytes() for path in Path("p.csv.partial").glob("part-*")}
+    assert len(kept) == 2
+    Path("p.csv.partial/part-000001.npy").unlink()
+    status, _, err = call(capsys, *line, "--batch_size", "3")
+    assert status == 0
+    assert "1 of 2 parts were done before" in err
+    check(files / "p.csv", PLACES, bed_texts())
+
+
+def test_resume_is_of_the_same_run_or_none(files, capsys, monkeypatch):
+    options = PredictOptions(SequenceFileOptions("m", ("x.fa",), out="p.csv"), ScoringOptions())
+    with pytest.raises(FileNotFoundError, match="holds no run of titans-dna predict to resume"):
+        predicting.predict_files(options, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting, "write_table", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            predicting.predict_files(options)
+    assert not Path("p.csv").exists()
+    other = dataclasses.replace(options, files=dataclasses.replace(options.files, model="many"))
+    with pytest.raises(ValueError, match="--resume: model, input or options are not those of the run"):
+        predicting.predict_files(other, resume=True)
+    assert predicting.predict_files(options, resume=True).rows == 3
+    status, _, err = call(capsys, "--model", "many", "--fasta", "x.fa", "--out", "q.csv")
+    assert (status, err) == (0, "")
 
 
 def test_an_output_that_exists(files, capsys):
@@ -241,8 +348,9 @@ def test_needs_no_extra(files):
     """Neither scikit-learn nor Lightning is loaded to predict."""
     code = (
         "import sys; sys.modules['sklearn'] = sys.modules['matplotlib'] = None\n"
-        "import titans_dna; from titans_dna.tasks.predict import predict\n"
-        "print(predict(titans_dna.load_finetuned('m'), 'ACGTACGT')[0][0], 'lightning' in sys.modules)"
+        "import titans_dna; from titans_dna.tasks.score import answers, predict\n"
+        "import titans_dna.tasks.predict; model = titans_dna.load('m')\n"
+        "print(answers(model.question, predict(model, 'ACGTACGT'))[0], 'lightning' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert said[0] in CLASSES
@@ -253,10 +361,10 @@ def test_needs_no_extra(files):
 def test_predictions_after_what_a_state_remembers(files, capsys):
     """Each sequence, on either strand, is read after the state: the pool over its own bases, the memory of all."""
     model, before = make(both_strands=True), "".join(np.random.default_rng(9).choice(list("ACGT"), 130))
-    read_before = titans_dna.remember(titans_dna.load_finetuned("m").backbone, before)
-    titans_dna.save_state("before", read_before.state, titans_dna.load_finetuned("m").backbone)
+    read_before = titans_dna.remember(titans_dna.load("m").backbone, before)
+    titans_dna.save_state("before", read_before.state, titans_dna.load("m").backbone)
     assert call(capsys, *["--model", "m", "--fasta", "x.fa", "--state", "before", "--out", "p.csv"])[0] == 0
-    plain = predict(titans_dna.load_finetuned("m"), list(TEXTS.values()))[1]
+    plain = predict(titans_dna.load("m"), list(TEXTS.values()))
     for row, text, without in zip(read(files / "p.csv"), TEXTS.values(), plain, strict=True):
         scores = []
         for strand in (text.encode(), reverse_complement(text.encode())):

@@ -9,15 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from titans_dna.tokens.tokenizer import (
-    BPETokenizer,
-    KmerTokenizer,
-    NucleotideTokenizer,
-    Tokenizer,
-    load_tokenizer,
-    make_tokenizer,
-    tokenizer_from_dict,
-)
+from titans_dna.tokens.bpe import BPETokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.tokenizer import Tokenizer, load_tokenizer, make_tokenizer, tokenizer_from_dict
 
 COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 KMERS = [(k, overlapping) for k in (1, 2, 3, 6, 8) for overlapping in (False, True)]

@@ -7,8 +7,7 @@ from torch import nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.train.optimiser import learning_rate, parameter_groups
-from titans_dna.train.options import OptimiserOptions
+from titans_dna.train.optimiser import adamw, parameter_groups, warmup_cosine
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
@@ -33,6 +32,8 @@ def test_frozen_parameters_are_left_out():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
     assert [len(group["params"]) for group in parameter_groups(model, 0.1)] == [1, 1]
+    model[1].bias.requires_grad_(False)
+    assert [len(group["params"]) for group in adamw(model, 0.1, (0.9, 0.95)).param_groups] == [1]
 
 
 @pytest.mark.parametrize(
@@ -40,11 +41,38 @@ def test_frozen_parameters_are_left_out():
     [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (9, 0.1 + 0.45 * (1 + math.cos(math.pi / 2))), (14, 0.1), (99, 0.1)],
 )
 def test_warm_up_then_cosine(step, wanted):
-    options = OptimiserOptions(steps=15, lr=1.0, min_lr=0.1, warmup=4)
-    assert learning_rate(step, options) == pytest.approx(wanted, rel=1e-12)
+    found = warmup_cosine(step, warmup=4, rise=4, fall=10, high=1.0, low=0.1)
+    assert found == pytest.approx(wanted, rel=1e-12)
+    assert warmup_cosine(step, warmup=4, rise=4, fall=10, high=1.0, low=0.1, scale=3.0) == pytest.approx(3 * wanted)
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (2, 1), (3, 5)])
 def test_short_runs_have_a_rate(steps, warmup):
-    options = OptimiserOptions(steps=steps, lr=1.0, min_lr=0.1, warmup=warmup)
-    assert all(0 < learning_rate(step, options) <= 1 for step in range(steps))
+    rates = [
+        warmup_cosine(step, warmup=warmup, rise=warmup, fall=steps - 1 - warmup, high=1.0, low=0.1)
+        for step in range(steps)
+    ]
+    assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_the_rates_of_version_0_1_0():
+    """Bit for bit: pretraining's, and fine-tuning's, whose warm-up is a share of the steps and may end between two."""
+    for steps, warmup in ((1, 0), (7, 3), (1000, 100), (4, 9)):
+        for step in range(steps):
+            found = warmup_cosine(step, warmup=warmup, rise=warmup, fall=steps - 1 - warmup, high=2e-3, low=3e-4)
+            if step < warmup:
+                assert found == 2e-3 * (step + 1) / warmup
+            else:
+                span = steps - 1 - warmup
+                done = min((step - warmup) / span, 1.0) if span > 0 else 1.0
+                assert found == 3e-4 + 0.5 * (2e-3 - 3e-4) * (1 + math.cos(math.pi * done))
+    for steps, share in ((1, 0.05), (2, 0.5), (27, 0.05), (901, 0.1)):
+        warmup = share * steps
+        for step in range(steps):
+            fall = max(1.0, steps - 1 - warmup)
+            found = warmup_cosine(step, warmup=warmup, rise=warmup + 1, fall=fall, high=1.0, low=0.05, scale=1.7e-3)
+            if step < warmup:
+                assert found == 1.7e-3 * (step + 1) / (warmup + 1)
+            else:
+                done = (step - warmup) / fall
+                assert found == 1.7e-3 * (0.05 + (1 - 0.05) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))

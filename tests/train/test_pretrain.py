@@ -17,9 +17,9 @@ import torch
 from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.genome.genome import open_genome
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.train.loss import bits_per_base
-from titans_dna.train.metrics import read_metrics
+from titans_dna.train.record import read_metrics
 
 SMALL = (
     "pretrain --fasta lambda --preset tiny --model.width 16 --model.layers 1 --model.chunk 8 --model.dropout 0.1 "
@@ -76,21 +76,24 @@ def test_a_stopped_run_continues_as_if_it_had_not(whole, tmp_path, line, number,
     assert process.returncode == status, errors
     done = len(read_metrics(out / "metrics.csv"))
     assert 7 <= done < 20
-    assert not (out / checkpoint.WEIGHTS).exists()
+    assert not (out / checkpoint.LANGUAGE.weights).exists()
     if number != signal.SIGKILL:
-        assert f"saved at step {done}; continue with: titans-dna pretrain --resume" in errors
+        last = errors.splitlines()[-1]
+        assert last == (
+            f"titans-dna: interrupted; what is done is kept; continue with: titans-dna pretrain --resume --out {out}"
+        )
     assert run("pretrain --resume", out) == 0
     reference = whole(line)
     assert len(timeless(out)) == 20
     assert timeless(out) == timeless(reference)
-    assert (out / checkpoint.WEIGHTS).read_bytes() == (reference / checkpoint.WEIGHTS).read_bytes()
+    assert (out / checkpoint.LANGUAGE.weights).read_bytes() == (reference / checkpoint.LANGUAGE.weights).read_bytes()
 
 
 def test_what_a_run_leaves_behind(whole, capsys):
     out = whole(WINDOWS)
     names = {path.name for path in out.iterdir()}
     assert names == {
-        "README.md", "checkpoint.pt", "config.json", "data.json", "loss.png", "markov.csv", "metrics.csv",
+        ".lock", "README.md", "checkpoint.pt", "config.json", "data.json", "loss.png", "markov.csv", "metrics.csv",
         "model.safetensors", "run.yaml", "split.bed", "tensorboard", "tokenizer.json",
     }  # fmt: skip
     assert any(path.name.startswith("events") for path in (out / "tensorboard").iterdir())
@@ -159,7 +162,7 @@ def test_length_warm_up_keeps_the_bases_of_a_step(tmp_path, capsys):
     assert (
         run(SMALL + "--variant lmm --steps 8 --length_warmup 2 --accumulate 2 --valid_every 0", tmp_path / "run") == 0
     )
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "length warm-up: 8 bases for 2 steps, 16 bases for 2 steps, then 32 bases" in printed
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert [row["bases"] for row in rows] == [128] * 8
@@ -171,7 +174,7 @@ def test_a_run_that_diverges_stops_and_says_why(tmp_path, capsys):
     assert run(SMALL + "--variant lmm --steps 40 --lr 1e30 --min_lr 1e30 --warmup 0 --clip 0", out) == 1
     captured = capsys.readouterr()
     assert "not finite for many steps in a row" in captured.err
-    assert "the step was skipped" in captured.out
+    assert "the step was skipped" in captured.err
     rows = read_metrics(out / "metrics.csv")
     assert [row["skipped"] for row in rows[-10:]] == [1] * 10
     assert len(rows) < 40

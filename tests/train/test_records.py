@@ -8,8 +8,7 @@ import torch
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
 from titans_dna.nn.state import pack_state, unpack_state
-from titans_dna.train.metrics import MetricsFile, read_metrics
-from titans_dna.train.run_checkpoint import read_checkpoint
+from titans_dna.train.record import Record, read_checkpoint, read_metrics
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
@@ -32,17 +31,26 @@ def test_no_other_class_is_made(kind):
         unpack_state({"kind": kind, "fields": {}}, torch.device("cpu"))
 
 
-def test_rows_after_the_checkpoint_go(tmp_path):
+@pytest.mark.parametrize("columns", [(), ("step", "loss", "bits_per_base", "gradient_norm")])
+def test_rows_after_the_checkpoint_go(tmp_path, columns):
     path = tmp_path / "metrics.csv"
-    file = MetricsFile(path)
+    record = Record(path, columns)
+    record.open()
     for step in range(1, 5):
-        file.write({"step": step, "loss": step / 3, "bits_per_base": float("nan"), "gradient_norm": float("inf")})
-    file.close()
+        record.write({"step": step, "loss": step / 3, "bits_per_base": float("nan"), "gradient_norm": float("inf")})
+    record.close()
     path.write_text(path.read_text() + "5,0.1")
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4]
-    MetricsFile(path, keep=2).close()
-    assert read_metrics(path) == [{"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 2 / 3}]
-    MetricsFile(path).close()
+    again = Record(path, columns)
+    again.open(keep=2)
+    again.write({"step": 3, "loss": 1.0, "gradient_norm": 2.0})
+    again.close()
+    assert path.read_text().splitlines()[0] == "step,loss,bits_per_base,gradient_norm"
+    rows = [{"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 2 / 3}, {"step": 3, "loss": 1.0, "gradient_norm": 2.0}]
+    assert read_metrics(path) == rows
+    new = Record(path, columns)
+    new.open()
+    new.close()
     assert read_metrics(path) == []
 
 

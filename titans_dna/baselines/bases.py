@@ -19,12 +19,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from titans_dna.baselines.base_kmers import KmerEvidence
-from titans_dna.baselines.linear import validation_loss
-from titans_dna.baselines.orf import orf_lengths
+from titans_dna.baselines.evidence import KmerEvidence, orf_lengths
 from titans_dna.genome.stretches import Window
-from titans_dna.labels.data import reverse_complement
 from titans_dna.labels.windows import LabelledGenome
+from titans_dna.metrics.sequences import validation_loss
+from titans_dna.tokens.strands import reverse_complement
 
 STRENGTHS = (1e-3, 0.1, 10.0)
 """What C is chosen from, the strongest penalty first."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from titans_dna.tokens import vocabulary as voc
+from titans_dna.tokens.kmers import kmer_codes
 
 MAX_ORDER = 12
 BLOCK = 1 << 22
@@ -92,36 +93,15 @@ class MarkovModel:
             backward = counts.reshape(4, -1)[::-1, mirrored[enough]].T
             seen = forward.astype(np.float64) + backward
             hit = seen[np.arange(len(seen)), target[enough]]
-            chance[enough] = self._estimate(hit, seen.sum(axis=1), chance[enough])
+            chance[enough] = (hit + 0.5) / (seen.sum(axis=1) + 2)
             totals[j] = -np.log2(chance).sum()
         return totals
-
-    def _estimate(self, hit: np.ndarray, seen: np.ndarray, shorter: np.ndarray) -> np.ndarray:
-        """Probability of a base seen `hit` times in a context seen `seen` times; `shorter`: with one base less."""
-        return (hit + 0.5) / (seen + 2)
-
-
-class InterpolatedMarkov(MarkovModel):
-    """A stronger yardstick: each order leans on the one below, (count + s p) / (count of the context + s).
-
-    p is the probability that the next lower order gives, 1/4 below order 0; s, the `strength`, is in units of counts.
-    """
-
-    def __init__(self, order: int, strength: float = 128.0) -> None:
-        super().__init__(order)
-        if not strength > 0:
-            raise ValueError(f"strength: got {strength!r}, want above 0")
-        self.strength = strength
-
-    def _estimate(self, hit: np.ndarray, seen: np.ndarray, shorter: np.ndarray) -> np.ndarray:
-        return (hit + self.strength * shorter) / (seen + self.strength)
 
 
 def markov_table(
     train: Iterable[bytes | str],
     valid: Iterable[bytes | str],
     orders: Iterable[int] = range(MAX_ORDER + 1),
-    kind: type[MarkovModel] = MarkovModel,
 ) -> list[MarkovRow]:
     """Bits per base of `valid` (windows as in `MarkovModel.bits`) under each order, fitted on `train` once for all.
 
@@ -131,8 +111,8 @@ def markov_table(
     if not wanted:
         raise ValueError("orders: got none, want at least one")
     for order in wanted:
-        kind(order)
-    totals, bases = kind(max(wanted)).fit(train).bits_by_order(valid)
+        MarkovModel(order)
+    totals, bases = MarkovModel(max(wanted)).fit(train).bits_by_order(valid)
     if not bases:
         raise ValueError("valid: got no A, C, G or T after the first letter of a window, want bases to score")
     return [MarkovRow(order, float(totals[order] / bases)) for order in wanted]
@@ -171,7 +151,7 @@ def _join(parts: list[tuple[bytes | bytearray, int]]) -> tuple[np.ndarray, np.nd
     for data, skipped in parts:
         mask[at : at + skipped] = False
         at += len(data) + 1
-    return np.frombuffer(joined.translate(voc.DIGITS), dtype=np.uint8), mask
+    return voc.base_digits(joined), mask
 
 
 def _left_bases(digits: np.ndarray, order: int) -> np.ndarray:
@@ -183,8 +163,4 @@ def _left_bases(digits: np.ndarray, order: int) -> np.ndarray:
 
 def _words(digits: np.ndarray, order: int) -> np.ndarray:
     """Each base and the `order` letters left of it as a number in base 4, the base itself last. [n]"""
-    bases = (digits & 3).astype(np.int64)
-    words = bases.copy()
-    for j in range(1, min(order, len(bases) - 1) + 1):
-        words[j:] += bases[:-j] << 2 * j
-    return words
+    return kmer_codes(np.pad(digits & 3, (order, 0)), order + 1)

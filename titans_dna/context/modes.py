@@ -28,14 +28,10 @@ def reset_memory(model: TitansDNA, state: tuple[Any, ...]) -> tuple[Any, ...]:
 def memory_off(model: TitansDNA) -> TitansDNA:
     """A copy whose memory is never written: θ and α are exactly 0, so each read is of the learned M_0."""
     model = copy.deepcopy(model)
-    heads = model.config.heads
     for memory in (module for module in model.modules() if isinstance(module, NeuralMemory)):
-        rows = [slice(0, heads)]  # θ first, α last
-        if model.config.forgetting:
-            rows.append(slice(-heads, None))
-        for row in rows:
-            memory.gates.weight[row] = 0
-            memory.gates.bias[row] = -math.inf
+        for rows in [memory.gate_rows(name) for name in memory.gate_names if name != "eta"]:
+            memory.gates.weight[rows] = 0
+            memory.gates.bias[rows] = -math.inf
     return model
 
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from titans_dna.genome.genome import Genome, known_names
-from titans_dna.genome.intervals import read_bed
-from titans_dna.genome.regions import Interval, merge, whole_contigs
+from titans_dna.genome.intervals import Interval, merge, read_bed, whole_contigs
 from titans_dna.genome.stretches import allowed_starts, find_gaps
 
 

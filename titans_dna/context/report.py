@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from titans_dna.context.table import Estimate, Row, short
-from titans_dna.run.files import replacing
+from titans_dna.context.table import Row, short
+from titans_dna.metrics.sequences import Estimate
+from titans_dna.run.tables import markdown, write_csv, write_figure, write_text
 
 CSV, MARKDOWN, PLOT = "context.csv", "context.md", "context.png"
 COLUMNS = (
@@ -28,68 +28,61 @@ _SHOWN = ("all", "unmasked", "masked", "unique", "recurring", "primed")
 
 def write_report(directory: Path, rows: Sequence[Row], about: str) -> str:
     """Write the three files, and return the table of all bases. about: what was measured, in lines of Markdown."""
-    with replacing(directory / CSV) as aside, open(aside, "w", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            numbers = (row.bits_per_base, *row.to_shortest, *row.to_on, row.distance)
-            shown = ["" if math.isnan(one) else f"{one:.6g}" for one in numbers]
-            writer.writerow((row.mode, row.context, row.kind, row.bases, *shown))
-    with replacing(directory / MARKDOWN) as aside:
-        aside.write_text(_markdown(rows, about), encoding="utf-8")
-    _plot(directory / PLOT, rows)
-    return "\n".join(_by_context(rows, "all"))
+    lines = []
+    for row in rows:
+        numbers = (row.bits_per_base, *row.to_shortest, *row.to_on, row.distance)
+        shown = ["" if math.isnan(one) else f"{one:.6g}" for one in numbers]
+        lines.append((row.mode, row.context, row.kind, row.bases, *shown))
+    write_csv(directory / CSV, COLUMNS, lines)
+    write_text(directory / MARKDOWN, _text(rows, about))
+    write_figure(directory / PLOT, _plot(rows))
+    return _by_context(rows, "all").rstrip("\n")
 
 
-def _markdown(rows: Sequence[Row], about: str) -> str:
+def _text(rows: Sequence[Row], about: str) -> str:
     kinds = list(dict.fromkeys(row.kind for row in rows))
-    lines = ["# Bits per base over context", "", about, "", _READING, ""]
+    text = f"# Bits per base over context\n\n{about}\n\n{_READING}\n\n"
     for kind in (one for one in kinds if one in _SHOWN):
         bases = next(row.bases for row in rows if row.kind == kind)
-        lines += [f"## {kind.capitalize()} ({bases:,} bases)", "", *_by_context(rows, kind), ""]
+        text += f"## {kind.capitalize()} ({bases:,} bases)\n\n{_by_context(rows, kind)}\n"
     if any(not math.isnan(row.to_on.value) for row in rows):
-        lines += ["## What is lost without the memory: minus memory on, after the same context", ""]
-        lines += [*_against_on(rows), ""]
+        text += "## What is lost without the memory: minus memory on, after the same context\n\n"
+        text += _against_on(rows) + "\n"
     mode = rows[0].mode
-    lines += [f"## By where the most recent earlier occurrence lies before the stretch: {_LABELS[mode]}", ""]
-    lines += [*_by_reach([row for row in rows if row.mode == mode]), ""]
-    return "\n".join(lines)
+    text += f"## By where the most recent earlier occurrence lies before the stretch: {_LABELS[mode]}\n\n"
+    return text + _by_reach([row for row in rows if row.mode == mode])
 
 
-def _by_context(rows: Sequence[Row], kind: str) -> list[str]:
+def _by_context(rows: Sequence[Row], kind: str) -> str:
     own = [row for row in rows if row.kind == kind]
     modes = list(dict.fromkeys(row.mode for row in own))
-    lines = [_line("context", *(_LABELS[mode] for mode in modes)), _line(*["---"] * (1 + len(modes)))]
+    lines = []
     for context in sorted({row.context for row in own}):
         by_mode = {
             row.mode: _bits(row.bits_per_base) + _signed(row.to_shortest) for row in own if row.context == context
         }
-        lines.append(_line(short(context), *(by_mode.get(mode, "") for mode in modes)))
-    return lines
+        lines.append((short(context), *(by_mode.get(mode, "") for mode in modes)))
+    return markdown(("context", *(_LABELS[mode] for mode in modes)), lines, spaced=True)
 
 
-def _against_on(rows: Sequence[Row]) -> list[str]:
+def _against_on(rows: Sequence[Row]) -> str:
     kinds = [one for one in dict.fromkeys(row.kind for row in rows) if one in _SHOWN]
-    lines = [_line("mode", "context", *kinds), _line(*["---"] * (2 + len(kinds)))]
+    lines = []
     for mode, context in dict.fromkeys((row.mode, row.context) for row in rows if row.mode != "on"):
         by_kind = {row.kind: _signed(row.to_on).strip() for row in rows if (row.mode, row.context) == (mode, context)}
-        lines.append(_line(_LABELS[mode], short(context), *(by_kind[kind] for kind in kinds)))
-    return lines
+        lines.append((_LABELS[mode], short(context), *(by_kind[kind] for kind in kinds)))
+    return markdown(("mode", "context", *kinds), lines, spaced=True)
 
 
-def _by_reach(rows: Sequence[Row]) -> list[str]:
+def _by_reach(rows: Sequence[Row]) -> str:
     contexts = list(dict.fromkeys(row.context for row in rows))
-    lines = [_line("class", "bases", "median bases back", *(f"{short(one)} read" for one in contexts))]
-    lines.append(_line(*["---"] * (3 + len(contexts))))
+    lines = []
     for kind in dict.fromkeys(row.kind for row in rows if " " in row.kind and not row.kind.endswith("context")):
         own = [row for row in rows if row.kind == kind]
         back = "" if math.isnan(own[0].distance) else f"{own[0].distance:,.0f}"
-        lines.append(_line(kind, f"{own[0].bases:,}", back, *(_bits(row.bits_per_base) for row in own)))
-    return lines
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+        lines.append((kind, f"{own[0].bases:,}", back, *(_bits(row.bits_per_base) for row in own)))
+    heads = ("class", "bases", "median bases back", *(f"{short(one)} read" for one in contexts))
+    return markdown(heads, lines, spaced=True)
 
 
 def _bits(value: float) -> str:
@@ -104,8 +97,7 @@ def _signed(estimate: Estimate) -> str:
     return f" ({estimate.value:+.4f}; {estimate.low:+.4f} to {estimate.high:+.4f})"
 
 
-def _plot(path: Path, rows: Sequence[Row]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _plot(rows: Sequence[Row]) -> Any:
     from matplotlib.figure import Figure
 
     contexts = sorted({row.context for row in rows})
@@ -124,9 +116,7 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
         axes.set_xticks(contexts, [short(one) for one in contexts])
         axes.minorticks_off()
         axes.set_xlabel("bases of context read")
-    FigureCanvasAgg(figure)
-    with replacing(path) as aside:
-        figure.savefig(aside, dpi=150, format="png")
+    return figure
 
 
 def _plot_steps(axes: Any, rows: Sequence[Row]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from titans_dna.checkpoint import load
+from titans_dna.checkpoint import open_model
 from titans_dna.context.modes import memory_off, reset_memory
 from titans_dna.context.options import ContextOptions
 from titans_dna.context.places import Place, choose_places, held_out
@@ -18,13 +18,11 @@ from titans_dna.context.report import write_report
 from titans_dna.context.score import score
 from titans_dna.context.scores import Scores
 from titans_dna.context.table import Row, describe, table
-from titans_dna.fingerprint import weights_fingerprint
 from titans_dna.genome.genome import Genome, open_genomes
-from titans_dna.nn.model import TitansDNA
-from titans_dna.run.device import choose_device
+from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.files import check_writable
-from titans_dna.tasks.scoring import shown
-from titans_dna.tokens.tokenizer import NucleotideTokenizer
+from titans_dna.run.progress import Progress
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
 
 
 class Result(NamedTuple):
@@ -46,8 +44,7 @@ def bench_context(options: ContextOptions) -> Result:
     files, task, speed = options.files, options.task, options.speed
     if speed.threads:
         torch.set_num_threads(speed.threads)
-    device = choose_device(speed.accelerator)
-    model = load(files.model).to(device)
+    model = open_model(files.model, TitansDNA, speed.accelerator)
     _check_tokenizer(model)
     genome = open_genomes(files.fasta)
     intervals = held_out(genome, files.contigs, files.bed)
@@ -80,7 +77,7 @@ def _compute(model: TitansDNA, text: list[bytes], scores: Scores, options: Conte
         return
     bases = sum(len(text) * (context + task.target - 1) for _, context in missing)
     off = memory_off(model) if any(mode == "off" for mode, _ in missing) else model
-    with shown("bench context", bases) as progress:
+    with Progress("bench context", bases) as progress:
         for mode, context in sorted(missing, key=lambda one: one[1]):
             bits = _score_rows(off if mode == "off" else model, ids, mode, context, options, progress.add)
             if not np.isfinite(bits).all():
@@ -107,7 +104,7 @@ def _score_rows(
 
 
 def _check_tokenizer(model: TitansDNA) -> None:
-    tokenizer: Any = model.tokenizer
+    tokenizer = tokenizer_of(model)
     if not isinstance(tokenizer, NucleotideTokenizer):
         raise ValueError(f"--model: got a model of {tokenizer.name} tokens, want one whose tokens are single bases")
 

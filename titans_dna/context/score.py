@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from titans_dna.nn.model import Output
+from titans_dna.reading.bits import nats
+from titans_dna.reading.stream import Ids, Piece, calls, logits, read
 
-
-class Reader(Protocol):
-    """A model, as far as it is called here."""
-
-    def __call__(self, ids: Tensor, state: Any = None) -> Output:
-        """ids [b, t] → logits [b, t, vocabulary] of what comes next, and the state."""
-        ...
+Reader = Callable[[Tensor, Any], Output]
+"""A model as it is called here: ids [b, t] and a state → logits [b, t, vocabulary] of what comes next, and the state."""
 
 
 @torch.inference_mode()
 def score(
-    read: Reader,
+    model: Reader,
     ids: Tensor,
     target: int,
     piece: int,
@@ -38,32 +34,34 @@ def score(
     window, reset: where given, the state goes through `reset` every `window` tokens, counted from the first that is scored.
     piece: tokens of a row per call of the model; changes nothing.
     """
-    total = ids.shape[1]
-    context = total - target
-    bits, state = [], None
-    for first, last, fresh in spans(context, total - 1, piece, window if reset else 0):
-        if fresh and reset is not None:
+    rows, total = [Ids(row) for row in ids.cpu().numpy()], ids.shape[1] - 1
+    into, state, first = _Target(ids, total + 1 - target), None, 0
+    for last in borders(total + 1 - target, total, window if reset else 0):
+        if first and reset is not None:
             state = reset(state)
-        out = read(ids[:, first:last], state)
-        state = out.state
-        wanted = max(context - 1 - first, 0)  # position t predicts t + 1
-        if wanted < last - first:
-            logits = out.logits[:, wanted:].float()
-            nats = functional.cross_entropy(
-                logits.flatten(0, 1), ids[:, first + wanted + 1 : last + 1].flatten().long(), reduction="none"
-            )
-            bits.append((nats / math.log(2)).unflatten(0, (len(ids), -1)).cpu())
-        progress(len(ids) * (last - first))
-    return torch.cat(bits, dim=1).numpy()
-
-
-def spans(context: int, total: int, piece: int, window: int) -> Iterator[tuple[int, int, bool]]:
-    """[first, last) of each call, and whether the state is reset before it; none crosses a border of a window."""
-    first = 0
-    while first < total:
-        last = min(first + piece, total)
-        into = (first - context) % window if window else 0
-        if window:
-            last = min(last, first + window - into)
-        yield first, last, bool(window and first and into == 0)
+        part = calls(rows, piece, first, last)
+        state = read(logits(model), part, into, state, device=ids.device, progress=progress)
         first = last
+    return torch.cat(into.bits, dim=1).numpy()
+
+
+def borders(context: int, total: int, window: int) -> Iterator[int]:
+    """Where the windows of [0, total) end, if one begins at `context`; without windows, `total` alone."""
+    if window:
+        yield from range(context % window or window, total, window)
+    yield total
+
+
+class _Target:
+    """Takes logits, and keeps the bits of the tokens that stand behind the context."""
+
+    def __init__(self, ids: Tensor, context: int) -> None:
+        self.ids, self.context = ids, context
+        self.bits: list[Tensor] = []
+
+    def add(self, piece: Piece) -> None:
+        wanted = max(self.context - 1 - piece.start, 0)  # position t predicts t + 1
+        stop = piece.start + piece.out.shape[1]
+        if piece.start + wanted < stop:
+            targets = self.ids[:, piece.start + wanted + 1 : stop + 1]
+            self.bits.append((nats(piece.out[:, wanted:], targets) / math.log(2)).cpu())

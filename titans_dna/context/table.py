@@ -1,4 +1,7 @@
-"""Scores to a table: bits per base of classes of bases, and what context and memory change, with intervals over places."""
+"""Scores to a table: bits per base of classes of bases, and what context and memory change, with intervals over places.
+
+Classes say which bases the sequence before them repeats, and how far back: most recent earlier k-mers, on the same strand.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from titans_dna.context.recurrence import NEVER, Recurrence, recurrence
-from titans_dna.tokens import vocabulary as voc
+from titans_dna.metrics.sequences import Estimate
+from titans_dna.tokens.kmers import kmer_codes
+from titans_dna.tokens.vocabulary import base_digits
 
 RESAMPLES = 4000
-_KNOWN = np.frombuffer(voc.DIGITS, np.uint8) < 4
+NEVER = np.iinfo(np.int64).max
+_NONE = Estimate(math.nan)
 
 
-class Bases(NamedTuple):
+class Recurrence(NamedTuple):
+    """Of the last `target` bases of a sequence, int64 [target] each; NEVER where there is no earlier occurrence, -1 where
+    the k-mer holds an unknown base or would begin before the sequence."""
+
+    distance: np.ndarray
+    """Bases from the end of the most recent earlier occurrence to that of the k-mer."""
+    reach: np.ndarray
+    """Bases before the target that have to be read for that occurrence to be read whole; 0: it lies in the target."""
+
+
+class ScoredBases(NamedTuple):
     """What is known of the scored bases, each [places, target]."""
 
     known: np.ndarray
@@ -29,14 +44,6 @@ class Bases(NamedTuple):
     """Of the k-mer that ends just before it."""
 
 
-class Estimate(NamedTuple):
-    """A difference in bits per base and its 95 % bootstrap interval over places; NaN where there is none."""
-
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-
-
 class Row(NamedTuple):
     """One mode, context and class of bases."""
 
@@ -47,25 +54,54 @@ class Row(NamedTuple):
     bases: int
     bits_per_base: float
     to_shortest: Estimate
-    """Minus the bits per base of the same bases after the mode's shortest context."""
+    """Minus the bits per base of the same bases after the mode's shortest context; the interval is over places."""
     to_on: Estimate
     """Minus those of the mode on after the same context."""
     distance: float
     """Median bases back to the most recent earlier occurrence, for the classes that have one; else NaN."""
 
 
-def describe(letters: Sequence[bytes], target: int, k: int) -> Bases:
+def describe(letters: Sequence[bytes], target: int, k: int) -> ScoredBases:
     """letters: of each place, the longest context and the stretch."""
     text = np.stack([np.frombuffer(one[-target:], np.uint8) for one in letters])
+    known = np.stack([base_digits(one[-target:]) < 4 for one in letters])
     found = [recurrence(one, target, k) for one in letters]
     recurring, primed = (
         Recurrence(*(np.stack([getattr(pair[which], name) for pair in found]) for name in Recurrence._fields))
         for which in (0, 1)
     )
-    return Bases(_KNOWN[text], _KNOWN[text] & (text >= ord("a")), recurring, primed)
+    return ScoredBases(known, known & (text >= ord("a")), recurring, primed)
 
 
-def classes(bases: Bases, contexts: Sequence[int], context: int) -> dict[str, np.ndarray]:
+def recurrence(letters: bytes, target: int, k: int) -> tuple[Recurrence, Recurrence]:
+    """Of the k-mers that end with each of the last `target` letters, and of those that end just before each.
+
+    The first says what a base repeats, itself included: it is chosen by the answer, which flatters whoever copies. The
+    second is known before the answer. Case counts for nothing.
+    """
+    codes = kmer_codes(base_digits(letters), k)  # of the k-mers by their beginnings
+    known = codes < 4**k
+    before = previous(codes, known)
+    start = len(letters) - target
+    distance = np.where(before >= 0, np.arange(len(codes)) - before, NEVER)
+    reach = np.where(before >= 0, np.maximum(start - before, 0), NEVER)
+    none = np.full(len(letters) - len(codes), -1)  # no k-mer ends with the first letters
+    distance, reach = (np.append(none, np.where(known, one, -1)) for one in (distance, reach))
+    last = slice(start - 1, len(letters) - 1)
+    return Recurrence(distance[start:], reach[start:]), Recurrence(distance[last], reach[last])
+
+
+def previous(codes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Index of the most recent earlier equal code among the known ones, int64 [n]; -1 where there is none."""
+    index = np.flatnonzero(known)
+    order = index[np.argsort(codes[index], kind="stable")]
+    equal = codes[order[1:]] == codes[order[:-1]]
+    before = np.full(len(codes), -1, np.int64)
+    before[order[1:][equal]] = order[:-1][equal]
+    return before
+
+
+def classes(bases: ScoredBases, contexts: Sequence[int], context: int) -> dict[str, np.ndarray]:
     """Masks [places, target] by name. Only the last two are other bases after another context.
 
     contexts: all that there are, growing; a base is unique where its k-mer does not stand in the longest one nor in the
@@ -87,7 +123,7 @@ def classes(bases: Bases, contexts: Sequence[int], context: int) -> dict[str, np
     return found
 
 
-def table(scores: Mapping[tuple[str, int], np.ndarray], bases: Bases) -> list[Row]:
+def table(scores: Mapping[tuple[str, int], np.ndarray], bases: ScoredBases) -> list[Row]:
     """scores: bits [places, target] by mode and context."""
     contexts = sorted({context for _, context in scores})
     rng = np.random.default_rng(0)
@@ -99,8 +135,8 @@ def table(scores: Mapping[tuple[str, int], np.ndarray], bases: Bases) -> list[Ro
         against = scores.get(("on", context)) if mode != "on" else None
         for name, mask in classes(bases, contexts, context).items():
             count = mask.sum(1)
-            to_shortest = _estimate(bits - scores[mode, shortest], mask, weights) if context > shortest else Estimate()
-            to_on = Estimate() if against is None else _estimate(bits - against, mask, weights)
+            to_shortest = _estimate(bits - scores[mode, shortest], mask, weights) if context > shortest else _NONE
+            to_on = _NONE if against is None else _estimate(bits - against, mask, weights)
             mean = float(bits[mask].mean(dtype=np.float64)) if count.sum() else math.nan
             rows.append(
                 Row(mode, context, name, int(count.sum()), mean, to_shortest, to_on, _distance(name, bases, mask))
@@ -120,7 +156,7 @@ def _estimate(difference: np.ndarray, mask: np.ndarray, weights: np.ndarray) -> 
     """Mean over all bases of a class; places are drawn anew with all their bases."""
     sums, count = np.where(mask, difference, 0).sum(1, dtype=np.float64), mask.sum(1)
     if not count.sum():
-        return Estimate()
+        return _NONE
     value = float(sums.sum() / count.sum())
     if (count > 0).sum() < 2:
         return Estimate(value)
@@ -130,6 +166,6 @@ def _estimate(difference: np.ndarray, mask: np.ndarray, weights: np.ndarray) -> 
     return Estimate(value, low, high)
 
 
-def _distance(name: str, bases: Bases, mask: np.ndarray) -> float:
+def _distance(name: str, bases: ScoredBases, mask: np.ndarray) -> float:
     one = {"recurring": bases.recurring, "primed": bases.primed}.get(name.split()[0])
     return float(np.median(one.distance[mask])) if one is not None and mask.any() else math.nan

@@ -1,37 +1,30 @@
-"""Training and validation batches of a genome for Lightning."""
+"""Training batches of a genome."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable
 from functools import partial
 
 import torch
-from lightning.pytorch import LightningDataModule
 
-from titans_dna.genome.dataset import GenomeDataset
+from titans_dna.genome.batches import BatchLoader, GenomeDataset
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.intervals import Split
-from titans_dna.genome.loader import BatchLoader
-from titans_dna.genome.sampler import LaneSampler, LengthWarmup, Plan, WindowSampler, validation_plans
+from titans_dna.genome.sampler import LaneSampler, LengthWarmup, WindowSampler
 from titans_dna.genome.stretches import find_gaps
-from titans_dna.tokens.tokenizer import NucleotideTokenizer, Tokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.tokenizer import Tokenizer
 
 
-class GenomeDataModule(LightningDataModule):
-    """Batches (see `Batch`) for training, without end, and for validation, always the same.
-
-    start_batch: number of the first training batch of this rank, to be set before `fit` when resuming; with gradient
-    accumulation every one of the accumulated batches counts. A batch depends on (seed, number, rank) alone.
-    valid_plans: the validation windows, for `window_sequences`; under several ranks each scores its share of them.
+class GenomeDataModule:
+    """Batches (see `Batch`) for training, without end. A batch depends on (seed, number, rank) alone.
 
     context, batch_size: bases of a window, and windows per batch and rank.
     lane: 0 for independent windows, else the bases over which the state is carried, a multiple of `context`.
     max_n: largest share of letters other than A, C, G, T in a training window (or lane).
     warmup: shorter windows first; not with lanes.
-    valid_bases: how many validation bases to score, evenly spread; None for all.
     workers: processes that load; at most one for each core is started.
     start_method: fork, spawn or forkserver; None is fork on Linux, spawn elsewhere.
 
@@ -52,12 +45,10 @@ class GenomeDataModule(LightningDataModule):
         max_n: float = 0.5,
         soft_masked_weight: float = 1.0,
         warmup: LengthWarmup | None = None,
-        valid_bases: int | None = None,
         workers: int = 0,
         start_method: str | None = None,
         cache_bases: int = 512_000_000,
     ) -> None:
-        super().__init__()
         if workers < 0:
             raise ValueError(f"workers: got {workers}, want at least 0")
         if start_method not in (None, *multiprocessing.get_all_start_methods()):
@@ -71,8 +62,6 @@ class GenomeDataModule(LightningDataModule):
         self.context, self.batch_size, self.lane, self.seed = context, batch_size, lane, seed
         self.reverse_complement, self.max_n, self.warmup = reverse_complement, max_n, warmup
         self.workers, self.start_method = workers, start_method
-        self.start_batch = 0
-        self.valid_plans = validation_plans(split.valid, context=context, batch_size=batch_size, max_bases=valid_bases)
         self.dataset = GenomeDataset(genome, tokenizer, soft_masked_weight=soft_masked_weight, cache_bases=cache_bases)
         self._gaps = find_gaps(genome, split.train) if max_n < 1 else None
         self.sampler()  # complains about the arguments now rather than when training starts
@@ -93,25 +82,15 @@ class GenomeDataModule(LightningDataModule):
             world_size=world_size,
         )
 
-    def train_dataloader(self) -> BatchLoader:
-        """Batches `start_batch`, `start_batch` + 1, … of this rank, without end."""
-        rank, world_size = self._ranks()
-        return self._loader(self.sampler(start=self.start_batch, rank=rank, world_size=world_size))
-
-    def val_dataloader(self) -> BatchLoader:
-        """The batches of `valid_plans`, of which each rank takes its share."""
-        rank, world_size = self._ranks()
-        return self._loader(self.valid_plans[rank::world_size])
-
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, plans: Iterable[Plan]) -> BatchLoader:
-        here = self.trainer.num_devices if self.trainer else 1
-        workers = min(self.workers, max(_cores() // here, 1))
+    def train_batches(self, start: int = 0, *, rank: int = 0, ranks: int = 1) -> BatchLoader:
+        """Batches `start`, `start` + 1, … of one rank of several, without end."""
         method = self.start_method or ("fork" if sys.platform == "linux" else "spawn")
         return BatchLoader(
-            self.dataset, plans, workers=workers, start_method=method, pin_memory=torch.cuda.is_available()
+            self.dataset,
+            self.sampler(start=start, rank=rank, world_size=ranks),
+            workers=min(self.workers, max(_cores() // ranks, 1)),
+            start_method=method,
+            pin_memory=torch.cuda.is_available(),
         )
 
 

@@ -112,15 +112,17 @@ def _cached(source: Path, entry: Path) -> IndexedFasta | None:
 def _build(reader: RecordReader, source: Path, entry: Path) -> None:
     contigs, digests = _scan(reader)
     copy, index, record = (entry.with_name(entry.name + suffix) for suffix in (".fa", ".fai", ".json"))
-    fasta = source if reader.plain else copy
+    fasta, lines = source, reader.lines
     if not reader.plain:
+        fasta = copy
         with replacing(copy) as aside:
-            _write_copy(reader, aside)
+            lines = _write_copy(reader, aside)
             # The file's own time: another process that renames its equal copy over this one must not age the index.
             os.utime(aside, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
     with replacing(index) as aside:
-        with Faidx(str(fasta), str(aside)) as built:
-            assert {name: row.rlen for name, row in built.index.items()} == contigs, f"{fasta}: index and scan differ"
+        with open(aside, "w", encoding="utf-8", newline="\n") as out:
+            for (name, bases), (offset, width, step) in zip(contigs.items(), lines, strict=True):
+                out.write(f"{name}\t{bases}\t{offset}\t{width}\t{step}\n")
         # pyfaidx warns of an index older than its file, as it would be for a file dated in the future.
         newest = max(aside.stat().st_mtime_ns, fasta.stat().st_mtime_ns)
         os.utime(aside, ns=(newest, newest))
@@ -150,17 +152,26 @@ def _scan(reader: RecordReader) -> tuple[dict[str, int], dict[str, str]]:
     return contigs, {name: digest.hexdigest() for name, digest in hashes.items()}
 
 
-def _write_copy(reader: RecordReader, path: Path) -> None:
-    """The records as FASTA with long lines, names alone in the headers."""
+def _write_copy(reader: RecordReader, path: Path) -> list[tuple[int, int, int]]:
+    """The records as FASTA with long lines, names alone in the headers; returns what `RecordReader.lines` would be."""
+    lines: list[tuple[int, int, int]] = []
     with open(path, "wb") as out:
-        rest = b""
+        rest, offset, bases = b"", 0, 0
         for name, piece in reader:
             if name is not None:
                 _write_lines(out, rest, end=True)
+                lines += [_copied(offset, bases)] if offset else []
                 out.write(b">" + name.encode() + b"\n")
-                rest = b""
+                rest, offset, bases = b"", out.tell(), 0
             rest = _write_lines(out, rest + piece, end=False)
+            bases += len(piece)
         _write_lines(out, rest, end=True)
+    return [*lines, _copied(offset, bases)]
+
+
+def _copied(offset: int, bases: int) -> tuple[int, int, int]:
+    width = min(bases, COPY_WIDTH)
+    return offset, width, width + 1 if width else 0
 
 
 def _write_lines(out: BinaryIO, bases: bytes, *, end: bool) -> bytes:

@@ -1,21 +1,86 @@
-"""Intervals of a genome from BED, and splits of them into train, valid and test that keep one context apart."""
+"""Intervals of a genome, from BED or by hand, and splits of them into train, valid and test that keep one context apart."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from titans_dna.genome.genome import Genome, known_names
-from titans_dna.genome.records import GZIP_MAGIC
-from titans_dna.genome.regions import Interval, merge, subtract, whole_contigs
-from titans_dna.run.files import replacing
+from titans_dna.run.files import open_text, replacing
 
 SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Interval:
+    """Bases [start, end) of a contig, 0-based half-open; `len()` is its bases."""
+
+    contig: str
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{self.contig}:{self.start}-{self.end}"
+
+
+def whole_contigs(genome: Genome) -> list[Interval]:
+    """Every contig that has bases, in file order."""
+    return [Interval(name, 0, bases) for name, bases in genome.contigs.items() if bases]
+
+
+def cut(intervals: Iterable[Interval], width: int) -> list[Interval]:
+    """Pieces of `width` bases, each interval's from its start, the last of each shorter; none over a border."""
+    return [
+        Interval(one.contig, start, min(start + width, one.end))
+        for one in intervals
+        for start in range(one.start, one.end, width)
+    ]
+
+
+def merge(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same bases in intervals that neither overlap nor touch, sorted; contigs in the order they first appear."""
+    by_contig: dict[str, list[Interval]] = {}
+    for one in intervals:
+        by_contig.setdefault(one.contig, []).append(one)
+    merged: list[Interval] = []
+    for contig, found in by_contig.items():
+        found.sort()
+        start, end = found[0].start, found[0].end
+        for one in found[1:]:
+            if one.start > end:
+                merged.append(Interval(contig, start, end))
+                start = one.start
+            end = max(end, one.end)
+        merged.append(Interval(contig, start, end))
+    return merged
+
+
+def subtract(intervals: Iterable[Interval], holes: Iterable[Interval], margin: int = 0) -> list[Interval]:
+    """The merged intervals without the bases of the holes and without `margin` bases on either side of them."""
+    cuts: dict[str, list[Interval]] = {}
+    for hole in merge(Interval(hole.contig, hole.start - margin, hole.end + margin) for hole in holes):
+        cuts.setdefault(hole.contig, []).append(hole)
+    left = []
+    for one in merge(intervals):
+        start, found = one.start, cuts.get(one.contig, [])
+        first = bisect_right(found, one.start, key=lambda hole: hole.end)
+        while first < len(found) and found[first].start < one.end:
+            if found[first].start > start:
+                left.append(Interval(one.contig, start, found[first].start))
+            start = found[first].end
+            first += 1
+        if start < one.end:
+            left.append(Interval(one.contig, start, one.end))
+    return left
 
 
 class BedRow(NamedTuple):
@@ -47,8 +112,10 @@ def read_bed(path: str | Path, genome: Genome) -> list[BedRow]:
     Raises FileNotFoundError, and ValueError with file and line for a contig that `genome` lacks, columns that are no
     integers, an empty or negative interval, or one past the contig's end; also for a file without rows.
     """
+    with open_text(path, "a BED file") as text:
+        lines = text.read().splitlines()
     rows = []
-    for number, line in enumerate(_text(Path(path)).splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
         first, *_ = line.split() or [""]
         comment = not first or first[0] == "#" or first in ("track", "browser")
@@ -67,33 +134,58 @@ def split_by_blocks(
     regions: Genome | Iterable[Interval],
     *,
     valid_fraction: float,
+    test_fraction: float | None = None,
     block: int,
     context: int,
     seed: int | None = None,
 ) -> Split:
-    """Hold out every n-th block of the regions for validation, n = round(1 / valid_fraction).
+    """Hold out blocks of the regions for validation, and for test where `test_fraction` is given, spread evenly over them.
 
     Blocks of `block` bases tile each region from its start, the last one being shorter; their count runs on from
-    region to region, so short contigs are held out too. With a `seed`, one block of each n is drawn instead.
+    region to region, so short contigs are held out too. Without `test_fraction` every n-th block is held out,
+    n = round(1 / valid_fraction). With it the blocks are cut into as many stretches as there are to be test blocks, each of
+    which gives its middle one, and the others likewise for validation, each stretch its first one. With a `seed`, one block
+    of each stretch is drawn instead.
 
-    Raises ValueError where `context` is longer than every region, or nothing is left to train or to validate on.
+    Raises ValueError where a fraction is not above 0 and at most 0.5 (with a test part 0.4), or nothing is left for a part.
+    Without a test part `context` is at most the longest region; with one at most a block, and regions may be shorter.
     """
-    if not 0 < valid_fraction <= 0.5:
-        raise ValueError(f"valid_fraction: got {valid_fraction}, want 0 < valid_fraction <= 0.5")
+    most = 0.5 if test_fraction is None else 0.4
+    for name, value in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction)):
+        if value is not None and not 0 < value <= most:
+            raise ValueError(f"{name}: got {value}, want above 0 and at most {most}")
     if block < 1:
         raise ValueError(f"block: got {block}, want at least 1 base")
+    if test_fraction is not None and block < context:
+        raise ValueError(f"block: got {block} bases for a context of {context}, want at least one context")
     regions = merge(whole_contigs(regions) if isinstance(regions, Genome) else regions)
-    every = round(1 / valid_fraction)
-    blocks = [
-        Interval(region.contig, start, min(start + block, region.end))
-        for region in regions
-        for start in range(region.start, region.end, block)
-    ]
-    groups = -(-len(blocks) // every)
-    held = np.full(groups, every // 2) if seed is None else np.random.default_rng(seed).integers(every, size=groups)
-    valid = [one for number, one in enumerate(blocks) if number % every == held[number // every]]
-    origin = f"{len(blocks)} block(s) of {block} bases, one in {every} held out"
-    return _finish(regions, valid, [], context=context, origin=origin)
+    blocks = cut(regions, block)
+    rng = None if seed is None else np.random.default_rng(seed)
+    if test_fraction is None:
+        _want_room(context, regions)
+        every = round(1 / valid_fraction)
+        groups = -(-len(blocks) // every)
+        held = np.full(groups, every // 2) if rng is None else rng.integers(every, size=groups)
+        valid = [one for number, one in enumerate(blocks) if number % every == held[number // every]]
+        origin = f"{len(blocks)} block(s) of {block} bases, one in {every} held out"
+        return _finish(regions, valid, [], context=context, origin=origin)
+    test = list(_spread(blocks, test_fraction, 0.5, rng))
+    taken = set(test)
+    others = [one for one in blocks if one not in taken]
+    valid = list(_spread(others, valid_fraction / (1 - test_fraction), 0.0, rng))
+    origin = f"{len(blocks)} block(s) of {block} bases"
+    return _finish(regions, valid, test, context=context, origin=origin)
+
+
+def _spread(
+    blocks: Sequence[Interval], share: float, place: float, rng: np.random.Generator | None
+) -> Iterator[Interval]:
+    """A share of the blocks, at least one: of each stretch of them the one at `place` (0 to 1), or a random one."""
+    stretches = max(1, round(share * len(blocks)))
+    borders = [i * len(blocks) // stretches for i in range(stretches + 1)]
+    for first, end in pairwise(borders):
+        if first < end:
+            yield blocks[first + int(place * (end - first)) if rng is None else int(rng.integers(first, end))]
 
 
 def split_by_contig(genome: Genome, *, valid: Sequence[str], test: Sequence[str] = (), context: int = 0) -> Split:
@@ -112,6 +204,7 @@ def split_by_contig(genome: Genome, *, valid: Sequence[str], test: Sequence[str]
     chosen = {
         split: [one for one in whole_contigs(genome) if parts.get(one.contig, "train") == split] for split in SPLITS
     }
+    _want_room(context, whole_contigs(genome))
     return _finish(**chosen, context=context, origin=f"{len(genome.contigs)} contig(s)")
 
 
@@ -134,6 +227,7 @@ def split_by_bed(
     if regions:
         return split_by_blocks(regions, valid_fraction=valid_fraction, block=block, context=context, seed=seed)
     chosen = {split: [row.interval for row in rows if row.split == split] for split in SPLITS}
+    _want_room(context, [row.interval for row in rows])
     return _finish(**chosen, context=context, origin=f"{len(rows)} BED row(s)")
 
 
@@ -144,13 +238,16 @@ def write_split(path: str | Path, split: Split) -> None:
             out.writelines(f"{one.contig}\t{one.start}\t{one.end}\t{name}\n" for one in intervals)
 
 
+def _want_room(context: int, intervals: Sequence[Interval]) -> None:
+    longest = max(map(len, intervals), default=0)
+    if context > longest:
+        raise ValueError(f"context: got {context} bases, want at most {longest}, the longest contig or interval")
+
+
 def _finish(train: list[Interval], valid: list[Interval], test: list[Interval], *, context: int, origin: str) -> Split:
     """Merge each part, take the held-out ones and their surroundings out of train, and check that something is left."""
     if context < 0:
         raise ValueError(f"context: got {context}, want at least 0 bases")
-    longest = max((len(one) for one in (*train, *valid, *test)), default=0)
-    if context > longest:
-        raise ValueError(f"context: got {context} bases, want at most {longest}, the longest contig or interval")
     valid, test = merge(valid), merge(test)
     if sum(map(len, subtract(test, valid))) < sum(map(len, test)):
         raise ValueError("test: overlaps valid, want each base in one of them")
@@ -162,20 +259,6 @@ def _finish(train: list[Interval], valid: list[Interval], test: list[Interval], 
                 "want a shorter context, other blocks, or more or longer intervals"
             )
     return Split(tuple(kept), tuple(valid), tuple(test))
-
-
-def _text(path: Path) -> str:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a directory, want a BED file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    content = path.read_bytes()
-    if content.startswith(GZIP_MAGIC):
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: damaged or truncated gzip: {error}") from None
-    return content.decode("utf-8-sig", "replace")
 
 
 def _bed_row(columns: list[str], genome: Genome) -> BedRow:

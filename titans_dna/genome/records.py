@@ -5,20 +5,22 @@ from __future__ import annotations
 import gzip
 import io
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from Bio import BiopythonParserWarning, SeqIO
 from Bio.Seq import UndefinedSequenceError
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
 
+from titans_dna.run.files import open_binary
+
 LETTERS = b"ACGTUNRYSWKMBDHV-"
 BLOCK = 1 << 22
 BOM = b"\xef\xbb\xbf"
-GZIP_MAGIC = b"\x1f\x8b"
+LONGEST_NAME = 1 << 16
+"""Bytes of a header that are looked at."""
 
 _STARTS = {b">": "fasta", b";": "fasta", b"@": "fastq", b"LOCUS ": "genbank", b"ID   ": "embl"}
 _SUFFIXES = {".gb": "genbank", ".gbk": "genbank", ".gbff": "genbank", ".genbank": "genbank", ".embl": "embl"}
@@ -35,7 +37,10 @@ class RecordReader:
 
     After the iteration `plain` says whether the file can be indexed where it stands: uncompressed FASTA in ASCII
     with LF line ends, nothing before the first record, and in each record lines of one width, the last one alone being
-    shorter, with at most one blank line after them.
+    shorter, with at most one blank line after them; `lines` then holds for each record what an index says of it: where its
+    first base stands in the file, and the bases and bytes of a line.
+
+    A piece of FASTA is of at most BLOCK bytes, however long its lines are; of the other formats it is a record.
 
     Raises FileNotFoundError, IsADirectoryError, and ValueError for an empty file, an unknown format, a letter that is
     no nucleotide code, a record without a name, a damaged gzip, or a sequence shorter than its own header says.
@@ -44,6 +49,7 @@ class RecordReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.plain = True
+        self.lines: list[tuple[int, int, int]] = []
         if self.path.is_dir():
             raise IsADirectoryError(f"{path}: is a directory, want a FASTA, GenBank, EMBL or FASTQ file")
         if not self.path.exists():
@@ -52,18 +58,11 @@ class RecordReader:
             raise ValueError(f"{path}: not a regular file, want a FASTA, GenBank, EMBL or FASTQ file")
 
     def __iter__(self) -> Iterator[tuple[str | None, bytes]]:
-        try:
-            with open(self.path, "rb") as raw:
-                zipped = raw.read(2) == GZIP_MAGIC
-                raw.seek(0)
-                if not zipped:
-                    yield from self._checked(raw)
-                    return
+        with open_binary(self.path) as stream:
+            if isinstance(stream, gzip.GzipFile):
                 self.plain = False
-                with gzip.open(raw) as stream:
-                    yield from self._checked(io.BufferedReader(stream, BLOCK))  # type: ignore[arg-type]
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{self.path}: damaged or truncated gzip: {error}") from None
+                stream = cast(BinaryIO, io.BufferedReader(cast(Any, stream), BLOCK))
+            yield from self._checked(stream)
 
     def _checked(self, stream: BinaryIO) -> Iterator[tuple[str | None, bytes]]:
         name, records, bases = "", 0, 0
@@ -112,48 +111,72 @@ class RecordReader:
         )
 
     def _fasta(self, stream: BinaryIO) -> Iterator[tuple[str | None, bytes]]:
-        layout = _Layout()
-        started = False
-        for lines in self._whole_lines(stream):
-            before, *records = (b"\n" + lines).split(b"\n>")
-            if started and before:
-                layout.add(before[1:])
-                yield None, before.replace(b"\n", b"")
-            elif before:
-                self._skip_comments(before)
-            for record in records:
-                header, line_end, body = record.partition(b"\n")
-                started = True
-                self.plain &= header.isascii()
-                layout.start()
-                if line_end:
-                    layout.add(body)
-                yield _first_word(header), body.replace(b"\n", b"")
-        self.plain &= layout.regular
+        self.lines = []
+        comment, header, lines = b"", None, None
+        at = 0  # bytes of the file before the text that is not yet dealt with
+        for begins, text in self._cut(stream):
+            at += begins
+            if begins:
+                header, lines = b"", self._indexed(lines)
+            elif header is None and lines is None:
+                comment = self._skip_comments(comment + text)
+            name = None
+            if header is not None:
+                title, ended, text = text.partition(b"\n")
+                header += title[: LONGEST_NAME - len(header)]
+                self.plain &= title.isascii()
+                at += len(title) + len(ended)
+                if not ended:
+                    continue
+                name, header, lines = self._name(header), None, _Lines(at)
+            at += len(text)
+            if lines is not None:
+                lines.add(text)
+                if name is not None or text:
+                    yield name, text.replace(b"\n", b"")
+        if header is not None:  # and then the end of the file
+            lines = _Lines(at)
+            yield self._name(header), b""
+        self._indexed(lines)
 
-    def _whole_lines(self, stream: BinaryIO) -> Iterator[bytes]:
-        """Blocks of whole lines without their last line end; CR counts as a line end, blank lines stand."""
-        rest = b""
-        first = True
+    def _cut(self, stream: BinaryIO) -> Iterator[tuple[bool, bytes]]:
+        """All of the text, cut before each `>` that begins a line, and where a block ends; the marks left out.
+
+        Yields whether a record begins, and the text. CR counts as a line end.
+        """
+        first = line_begins = True
         while block := stream.read(BLOCK):
             if first and block.startswith(BOM):
                 block, self.plain = block.removeprefix(BOM), False
             if b"\r" in block:
                 block, self.plain = block.replace(b"\r", b"\n"), False
-            first = False
-            whole, line_end, last = block.rpartition(b"\n")
-            if line_end:
-                yield rest + whole
-                rest = last
-            else:
-                rest += block
-        if rest:
-            yield rest
+            parts = block.split(b"\n>")
+            begins = line_begins and parts[0].startswith(b">")
+            parts[0] = parts[0][begins:]
+            for part in parts[:-1]:
+                yield begins, part + b"\n"
+                begins = True
+            yield begins, parts[-1]
+            first, line_begins = False, block.endswith(b"\n") if block else line_begins
 
-    def _skip_comments(self, text: bytes) -> None:
+    def _skip_comments(self, text: bytes) -> bytes:
+        """Of the text before the first record; returns what matters of a last line that goes on."""
         self.plain = False
         if any(line and not line.startswith(b";") for line in map(bytes.strip, text.split(b"\n"))):
             raise ValueError(f"{self.path}: text before the first record, want a line that starts with '>'")
+        return text.rpartition(b"\n")[2].lstrip()[:1]
+
+    def _name(self, header: bytes) -> str:
+        if len(header) == LONGEST_NAME and len(header.split(None, 1)) == 1:
+            raise ValueError(
+                f"{self.path}: a record has a name of {LONGEST_NAME:,} letters or more, want a shorter one"
+            )
+        return _first_word(header)
+
+    def _indexed(self, lines: _Lines | None) -> None:
+        if lines is not None:
+            self.plain &= lines.end()
+            self.lines.append((lines.offset, lines.width, lines.step))
 
     def _text(self, stream: BinaryIO, kind: str) -> Iterator[tuple[str, bytes]]:
         with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace") as text:
@@ -185,31 +208,44 @@ class RecordReader:
             yield piece
 
 
-class _Layout:
-    """Whether every record has the line structure that an index assumes.
+class _Lines:
+    """The lines of one record: where they begin, how wide they are, and whether an index can describe them.
 
     That is lines of one width, the last one alone being shorter, and at most one blank line after them.
     """
 
-    def __init__(self) -> None:
-        self.regular = True
-        self.start()
+    def __init__(self, offset: int) -> None:
+        self.offset, self.width, self.step = offset, 0, 0
+        self._regular, self._short, self._blank = True, False, False
+        self._open = 0  # bytes of the line that has not ended
 
-    def start(self) -> None:
-        self._width, self._short, self._blank = 0, False, False
+    def add(self, text: bytes) -> None:
+        """More of the record, cut anywhere."""
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+        if len(ends):
+            widths = np.diff(ends, prepend=-1) - 1
+            widths[0] += self._open
+            self._open = 0
+            self._whole(widths, line_end=1)
+        self._open += len(text) - (int(ends[-1]) + 1 if len(ends) else 0)
 
-    def add(self, lines: bytes) -> None:
-        """One or more whole lines of the current record, the last line end left out."""
-        ends = np.flatnonzero(np.frombuffer(lines + b"\n", np.uint8) == ord("\n"))
-        widths = np.diff(ends, prepend=-1) - 1
-        self._width = self._width or int(widths[0])
+    def end(self) -> bool:
+        """The record ends here; whether it is regular."""
+        if self._open:
+            self._whole(np.array([self._open]), line_end=0)
+        return self._regular
+
+    def _whole(self, widths: np.ndarray, line_end: int) -> None:
+        if not self.width:
+            self.width = int(widths[0])
+            self.step = self.width + line_end
         blank = widths[-1] == 0
         widths = widths[: len(widths) - blank]
-        odd = np.flatnonzero(widths != self._width)
-        last_is_short = odd.size == 1 and odd[0] == len(widths) - 1 and 0 < widths[-1] < self._width
+        odd = np.flatnonzero(widths != self.width)
+        last_is_short = odd.size == 1 and odd[0] == len(widths) - 1 and 0 < widths[-1] < self.width
         after_the_end = self._blank or (self._short and len(widths))
-        if after_the_end or not self._width or (odd.size and not last_is_short):
-            self.regular = False
+        if after_the_end or not self.width or (odd.size and not last_is_short):
+            self._regular = False
         self._short, self._blank = self._short or odd.size > 0, self._blank or bool(blank)
 
 

@@ -9,10 +9,9 @@ import numpy as np
 
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.intervals import Interval
-from titans_dna.tokens import vocabulary as voc
+from titans_dna.tokens.vocabulary import base_digits
 
-_PIECE = 1 << 24
-_KNOWN = np.frombuffer(voc.DIGITS, np.uint8) < 4
+_PIECE = 1 << 22
 
 
 class Window(NamedTuple):
@@ -112,7 +111,7 @@ def _find_runs(genome: Genome, interval: Interval) -> np.ndarray:
     flips, inside = [], False
     for low in range(interval.start, interval.end, _PIECE):
         letters = genome.fetch(interval.contig, low, min(low + _PIECE, interval.end))
-        unknown = ~_KNOWN[np.frombuffer(letters, np.uint8)]
+        unknown = base_digits(letters) > 3
         flips.append(low + np.flatnonzero(np.diff(unknown, prepend=inside)))
         inside = bool(unknown[-1])
     return np.concatenate([*flips, [interval.end] * inside]).astype(np.int64).reshape(-1, 2)

@@ -24,7 +24,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from titans_dna.huggingface.configuration import TitansDNAConfig
+from titans_dna.huggingface.base import TitansDNAConfig
 from titans_dna.huggingface.modeling import (
     TitansDNAForCausalLM,
     TitansDNAForSequenceClassification,

@@ -1,4 +1,4 @@
-"""What our models for transformers share: the same weights as ours, under the same names with "model." before.
+"""What our models for transformers share: configuration and weights, those of ours, under the same names with "model." before.
 
 Sequences stream as they do in `TitansDNA`: with `use_cache=True` the output holds `state`, and passed back, the
 sequence goes on exactly. Padding at either end of a row changes nothing for its tokens.
@@ -8,16 +8,66 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from titans_dna.huggingface.configuration import TitansDNAConfig
-from titans_dna.huggingface.padding import first_token, rotate, tokens_mask
+from titans_dna.checkpoint import LANGUAGE, MODEL_TYPE
+from titans_dna.config import TitansConfig
+from titans_dna.nn.heads import POOLINGS
 from titans_dna.nn.model import TitansDNA
+from titans_dna.tokens.vocabulary import PAD
+
+
+class TitansDNAConfig(PretrainedConfig):
+    """The configuration that transformers sees: ours, as it stands in config.json, and what a head on top needs.
+
+    `TitansDNAConfig(config={"width": 64, ...})`; the model's own fields, those of `TitansConfig`, are in `config`.
+    """
+
+    model_type = MODEL_TYPE
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["state", "hidden_states"]
+
+    def __init__(
+        self,
+        config: dict[str, Any] | None = None,
+        pool: str = "mean",
+        classifier_dropout: float = 0.0,
+        pad_token_id: int = PAD,
+        format: str = LANGUAGE.format["format"],
+        version: int = LANGUAGE.format["version"],
+        **kwargs: Any,  # what transformers itself keeps: labels, problem_type, dtype, ...
+    ) -> None:
+        """config: fields of `TitansConfig`, those left out at their defaults.
+        pool: of the classifier, one of mean, max, last, attention; classifier_dropout: before its linear layer.
+
+        Raises ValueError for an unknown field or pool, and for a file of another format.
+        """
+        if {"format": format, "version": version} != LANGUAGE.format:
+            raise ValueError(f"config.json: got {format!r} version {version}, want {LANGUAGE.format}")
+        if pool not in POOLINGS:
+            raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLINGS)}")
+        titans = TitansConfig.from_dict(config or {})
+        self.config = titans.to_dict()
+        self.format, self.version = format, version
+        self.pool, self.classifier_dropout = pool, classifier_dropout
+        # Copies, under the names that transformers and what is built on it ask for.
+        copies = {
+            "vocab_size": titans.vocab_size,
+            "hidden_size": titans.width,
+            "num_hidden_layers": titans.layers,
+            "num_attention_heads": titans.heads,
+            "tie_word_embeddings": titans.tie_embeddings,
+        }
+        super().__init__(**{**kwargs, **copies, "pad_token_id": pad_token_id})
+
+    @property
+    def titans(self) -> TitansConfig:
+        """The model's own configuration."""
+        return TitansConfig.from_dict(self.config)
 
 
 class State(tuple[Any, ...]):
@@ -149,3 +199,31 @@ class TitansDNAPreTrainedModel(PreTrainedModel):
         """Distributed training stops at a parameter that gets no gradient."""
         if not (self.head_in_use or self.model.config.tie_embeddings):
             self.model.head.requires_grad_(False)
+
+
+def tokens_mask(ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Which of ids [b, t] are tokens, bool [b, t].
+
+    attention_mask: 1 or True for tokens, [b, t], or [b, past + t] where earlier calls read the past.
+    Raises ValueError for a mask of another shape, a row without a token, and padding between tokens.
+    """
+    if attention_mask.ndim != 2 or len(attention_mask) != len(ids) or attention_mask.shape[1] < ids.shape[1]:
+        raise ValueError(f"attention_mask: got shape {list(attention_mask.shape)}, want {list(ids.shape)} as input_ids")
+    mask = attention_mask[:, -ids.shape[1] :].bool()
+    place = torch.arange(ids.shape[1], device=ids.device)
+    first, count = first_token(mask), mask.sum(1)
+    solid = (place >= first[:, None]) & (place < (first + count)[:, None])
+    if not bool(((solid == mask).all(1) & (count > 0)).all()):
+        raise ValueError("attention_mask: got a row without a token, or padding between tokens, want it at one end")
+    return mask
+
+
+def first_token(mask: Tensor) -> Tensor:
+    """Place of each row's first token, [b]."""
+    return mask.int().argmax(1)
+
+
+def rotate(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of x [b, t, ...] turned to the left by `places` [b]; what leaves in front comes in at the end."""
+    index = (torch.arange(x.shape[1], device=x.device) + places[:, None]) % x.shape[1]
+    return x[torch.arange(len(x), device=x.device)[:, None], index]

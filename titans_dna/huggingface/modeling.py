@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
-from titans_dna.huggingface.base import State, TitansDNAOutput, TitansDNAPreTrainedModel
-from titans_dna.huggingface.configuration import TitansDNAConfig
-from titans_dna.huggingface.loss import label_loss, next_token_loss
+from titans_dna.huggingface.base import State, TitansDNAConfig, TitansDNAOutput, TitansDNAPreTrainedModel
 from titans_dna.nn.heads import PooledHead
 from titans_dna.nn.model import take_rows
 from titans_dna.tokens.vocabulary import UNK
@@ -89,7 +88,7 @@ class TitansDNAForCausalLM(TitansDNAPreTrainedModel, GenerationMixin):
         assert output.last_hidden_state is not None
         kept = 0 if labels is not None else logits_to_keep
         logits = self.model.head(output.last_hidden_state[:, -kept:]) * self.model.logit_scale
-        loss = None if labels is None else next_token_loss(logits, labels, self.config.pad_token_id)
+        loss = None if labels is None else _next_token_loss(logits, labels, self.config.pad_token_id)
         done = TitansDNACausalLMOutput(loss, logits, output.hidden_states, output.state)
         return done.to_tuple() if return_dict is False else done
 
@@ -166,7 +165,7 @@ class TitansDNAForSequenceClassification(TitansDNAPreTrainedModel):
         assert output.last_hidden_state is not None
         widths = (attention_mask.bool() & (input_ids >= UNK)).long()
         logits, _ = self.classifier(output.last_hidden_state, widths)
-        loss = None if labels is None else label_loss(logits, labels, self.config)
+        loss = None if labels is None else _label_loss(logits, labels, self.config)
         done = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
         return done.to_tuple() if return_dict is False else done
 
@@ -184,3 +183,26 @@ def _restart(head: PooledHead, part: nn.Module, config: TitansDNAConfig) -> None
 
 def _classifier(config: TitansDNAConfig) -> PooledHead:
     return PooledHead(config.titans.width, config.num_labels or 2, config.pool, config.classifier_dropout)
+
+
+def _next_token_loss(logits: Tensor, labels: Tensor, pad_id: int) -> Tensor:
+    """The mean in nats of logits [b, t, ids] against labels [b, t] one place on; -100 and the padding id do not count.
+
+    Zero, and not NaN, where no label counts.
+    """
+    targets = labels[:, 1:].masked_fill(labels[:, 1:] == pad_id, -100).to(logits.device)
+    total = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="sum")
+    return total / (targets != -100).sum().clamp(min=1)
+
+
+def _label_loss(logits: Tensor, labels: Tensor, config: TitansDNAConfig) -> Tensor:
+    """Of logits [b, num_labels], by `config.problem_type`; where it is None it is set, as the labels tell."""
+    kind, labels = config.problem_type, labels.to(logits.device)
+    if kind is None:
+        classes = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        kind = config.problem_type = "regression" if config.num_labels == 1 else classes
+    if kind == "regression":
+        return F.mse_loss(logits.float().flatten(), labels.float().flatten())
+    if kind == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+    return F.cross_entropy(logits.float(), labels.long().flatten())

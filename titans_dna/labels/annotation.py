@@ -1,22 +1,23 @@
-"""Features of a genome, each with a class and a strand, from BED, GFF3, GTF, GenBank or EMBL."""
+"""Features of a genome, each with a class and a strand, from BED, GFF3, GTF, GenBank or EMBL.
+
+Biopython, which reads the latter two, does not read GFF.
+"""
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
+import re
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
+from urllib.parse import unquote
 
-from titans_dna.genome.genome import Genome
-from titans_dna.genome.intervals import read_bed
-from titans_dna.genome.records import GZIP_MAGIC
-from titans_dna.genome.regions import Interval
-from titans_dna.labels.annotation_formats import FeatureRow, read_flatfile, read_gff
-from titans_dna.labels.contig_names import ContigNames
+from Bio import BiopythonParserWarning, SeqIO
+
+from titans_dna.genome.genome import Genome, known_names
+from titans_dna.genome.intervals import Interval, read_bed
+from titans_dna.run.files import open_text
 
 DEFAULT_TYPES = ("CDS",)
 TYPE = "type"
@@ -30,6 +31,9 @@ _SUFFIXES = {
     ".embl": "embl",
 }
 _FORMATS = "BED, GFF3, GTF, GenBank or EMBL, plain or gzipped"
+_STRANDS = ("+", "-", ".")
+_GTF_ATTRIBUTE = re.compile(r'([^\s;"]+)\s+(?:"([^"]*)"|([^\s;"]+))')
+_VERSION = re.compile(r"\.\d+$")
 
 
 class Feature(NamedTuple):
@@ -63,11 +67,13 @@ def read_annotation(
     path = Path(path)
     if isinstance(features, str) or (features is not None and not features):
         raise ValueError(f"features: got {features!r}, want a list of at least one type")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: not a regular file, want features as {_FORMATS}")  # it is read twice
     kind = _kind(path)
     if kind == "bed":
         return _from_bed(path, genome, features, class_by)
     attribute = None if class_by == TYPE else class_by
-    with _opened(path) as text:
+    with open_text(path, _FORMATS) as text:
         rows = read_gff(text, attributes=attribute is not None) if kind == "gff" else read_flatfile(text, kind)
         return _from_rows(path, rows, genome, features or DEFAULT_TYPES, attribute)
 
@@ -133,7 +139,7 @@ def _on_contig(row: FeatureRow, contig: str, length: int) -> list[Interval]:
 
 def _kind(path: Path) -> str:
     """bed, gff, genbank or embl, by the first line that is no comment, or the suffix where that says nothing."""
-    with _opened(path) as text:
+    with open_text(path, _FORMATS) as text:
         first, nothing = "", True
         for line in text:
             nothing = nothing and not line.strip()
@@ -156,23 +162,6 @@ def _kind(path: Path) -> str:
     raise ValueError(f"{path}: starts with {first.strip()[:40]!r}, want {_FORMATS}")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a directory, want {_FORMATS}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == GZIP_MAGIC
-            raw.seek(0)
-            binary: Any = gzip.open(raw) if zipped else raw  # noqa: SIM115 (closed with `raw`, which it reads)
-            with io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace") as text:
-                yield text
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or truncated gzip: {error}") from None
-
-
 def _nothing(path: Path, wanted: Collection[str], types: Counter[str]) -> str:
     have = f"it has {_listed(types)}" if types else "it has no features"
     return f"features: {path} has no {' or '.join(wanted)}; {have}"
@@ -182,3 +171,151 @@ def _listed(counted: Counter[str]) -> str:
     """The dozen most frequent, with their numbers."""
     shown = [f"{name} ({number:,})" for name, number in counted.most_common(12)]
     return ", ".join(shown) + (f", … ({len(counted)} in all)" if len(counted) > len(shown) else "") or "none"
+
+
+class FeatureRow(NamedTuple):
+    """One part of one feature, unchecked but for what reading it needs."""
+
+    where: str
+    """Line or record, for messages."""
+    contig: str
+    """As the file names it."""
+    start: int
+    """0-based half-open."""
+    end: int
+    strand: str
+    type: str
+    attributes: dict[str, str]
+    """Empty unless they were asked for."""
+    circular: bool = False
+    """Whether the file says that the contig is a circle, so that a feature may run over its end."""
+
+
+def read_gff(lines: TextIO, *, attributes: bool) -> Iterator[FeatureRow]:
+    """The lines of GFF3 or GTF up to `##FASTA`; 1-based inclusive coordinates become 0-based half-open.
+
+    Raises ValueError with the line's number for fewer than 8 columns, or start and end that are no integers.
+    Source: GFF3 1.26 of the Sequence Ontology, with its circular genomes; GTF2.2.
+    """
+    circular: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        line = line.strip("\r\n ")
+        if line.startswith(("##FASTA", ">")):
+            return
+        if not line or line.startswith("#"):
+            continue
+        columns = line.split("\t")
+        where = f"line {number}"
+        if len(columns) < 8:
+            raise ValueError(f"{where}: got {len(columns)} column(s) between tabs, want the 9 of GFF3 or GTF")
+        try:
+            start, end = int(columns[3]), int(columns[4])
+        except ValueError:
+            raise ValueError(f"{where}: got start {columns[3]!r} and end {columns[4]!r}, want integers") from None
+        contig, last = unquote(columns[0]), columns[8] if len(columns) > 8 else ""
+        if "Is_circular=true" in last:
+            circular.add(contig)
+        strand = columns[6] if columns[6] in _STRANDS else "."
+        found = _gff_attributes(last) if attributes else {}
+        yield FeatureRow(where, contig, start - 1, end, strand, unquote(columns[2]), found, contig in circular)
+
+
+def read_flatfile(text: TextIO, kind: str) -> Iterator[FeatureRow]:
+    """The features of every record of GenBank (`genbank`) or EMBL (`embl`), a row for each part of a joined location.
+
+    Raises ValueError naming the record for a location that cannot be read, or a file that Biopython refuses.
+    """
+    records = SeqIO.parse(text, kind)
+    number = 0
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", BiopythonParserWarning)
+                record = next(records, None)
+        except ValueError as error:
+            raise ValueError(f"not valid {kind}: {' '.join(str(error).split())}") from None
+        if record is None:
+            return
+        number += 1
+        name = record.name if record.id in (None, "<unknown id>") else record.id
+        for feature in record.features:
+            yield from _parts(feature, f"record {number} ({name})", str(name))
+
+
+def _parts(feature: Any, where: str, contig: str) -> Iterator[FeatureRow]:
+    where = f"{where}, {feature.type}"
+    if feature.location is None:
+        raise ValueError(f"{where}: a location that cannot be read")
+    found = {key: values[0] for key, values in feature.qualifiers.items() if values}
+    for part in feature.location.parts:
+        try:
+            start, end = int(part.start), int(part.end)
+        except TypeError:
+            raise ValueError(f"{where}: location {part} is unknown, want numbers") from None
+        if start < end:  # `12^13` lies between two bases
+            strand = {1: "+", -1: "-"}.get(part.strand, ".")
+            yield FeatureRow(f"{where} {feature.location}", part.ref or contig, start, end, strand, feature.type, found)
+
+
+def _gff_attributes(text: str) -> dict[str, str]:
+    """Of the ninth column: `key=value;…` with escapes in GFF3, `key "value"; …` in GTF."""
+    pairs = [pair.partition("=") for pair in text.split(";")]
+    if all(equals and " " not in key.strip() for key, equals, _ in pairs if key.strip()):
+        return {unquote(key.strip()): unquote(value.strip()) for key, equals, value in pairs if equals}
+    return {key: quoted or plain for key, quoted, plain in _GTF_ATTRIBUTE.findall(text)}
+
+
+class ContigNames:
+    """Finds the contig that a name means.
+
+    That is the contig of this very name; else the only one whose name is the same but for a version that one of the two
+    lacks (`U00096`, `U00096.3`), for `chr` in front, or for the other fields of a name with `|`
+    (`gi|9626243|ref|NC_001416.1|`). Two different versions are never the same: their coordinates differ.
+    """
+
+    def __init__(self, genome: Genome) -> None:
+        self._genome = genome
+        self._known: dict[str, str] = {}
+        self._contigs_of: dict[str, set[str]] = {}
+        for contig in genome.contigs:
+            for key in map(_without_version, _fields(contig)):
+                self._contigs_of.setdefault(key, set()).add(contig)
+
+    def find(self, name: str) -> str:
+        """The contig; ValueError where there is none or more than one."""
+        if name in self._genome.contigs:
+            return name
+        if name not in self._known:
+            self._known[name] = self._search(name)
+        return self._known[name]
+
+    def _search(self, name: str) -> str:
+        alike = (self._contigs_of.get(_without_version(field), set()) for field in _fields(name))
+        found = {contig for contig in set().union(*alike) if _agree(name, contig)}
+        if len(found) > 1:
+            raise ValueError(
+                f"contig {name!r} may be any of {', '.join(map(repr, sorted(found)))}, want the exact name"
+            )
+        if not found:
+            files = ", ".join(map(str, self._genome.paths))
+            raise ValueError(f"contig {name!r} is not in {files}, which has {known_names(self._genome.contigs)}")
+        return found.pop()
+
+
+def _fields(name: str) -> set[str]:
+    """A plain name itself; of `gi|9626243|ref|NC_001416.1|` the fields with a digit, which names of databases lack."""
+    fields = [field for field in name.split("|") if re.search(r"\d", field)] if "|" in name else [name]
+    return {field.removeprefix("chr") for field in fields} - {""}
+
+
+def _without_version(field: str) -> str:
+    return _VERSION.sub("", field)
+
+
+def _agree(name: str, contig: str) -> bool:
+    """Whether a field of one is a field of the other, but for a version that one of the two lacks."""
+    return any(
+        one == other or _without_version(one) == other or one == _without_version(other)
+        for one in _fields(name)
+        for other in _fields(contig)
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from titans_dna.labels.data import TASKS, Task
+from titans_dna.config import TASKS, Task
 from titans_dna.labels.files import RawRow
 
 MANY = 20
@@ -115,6 +115,26 @@ class LabelCoder:
         return place[name]
 
 
+class KnownLabels(LabelCoder):
+    """A label map that is given, not learned: that of a model, whatever classes the rows have.
+
+    Raises ValueError for several columns that are not the classes of a multilabel task.
+    """
+
+    def __init__(self, task: Task, classes: tuple[str, ...], columns: tuple[str, ...], separator: str) -> None:
+        if len(columns) > 1 and (task != "multilabel" or set(columns) != set(classes)):
+            wanted = f"the model's classes {some(classes)}" if task == "multilabel" else "one"
+            raise ValueError(f"label_column: got {some(columns)}, want {wanted} (task {task})")
+        self.task = task
+        self._classes, self._columns, self._separator = classes, columns, separator
+        self._whole = bool(classes) and all(_is_whole(name) for name in classes)
+
+    def _known(self, place: dict[str, int], name: str, row: RawRow) -> int:
+        if name not in place:
+            raise ValueError(f"{row.where}: the model does not know label {name!r:.60}, want {some(self.classes)}")
+        return place[name]
+
+
 _YES, _NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 
 
@@ -136,3 +156,7 @@ def _parsed(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _is_whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal() and str(int(name)) == name

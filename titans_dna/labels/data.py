@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-Task = Literal["binary", "multiclass", "multilabel", "regression"]
-TASKS: tuple[Task, ...] = get_args(Task)
+from titans_dna.config import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,16 +89,3 @@ def label_text(data: LabelledData, label: np.ndarray | np.generic, separator: st
     if data.task == "multilabel":
         return separator.join(name for name, holds in zip(data.classes, np.atleast_1d(label), strict=True) if holds)
     return data.classes[int(label)]  # pyright: ignore[reportArgumentType]
-
-
-def reverse_complement(letters: bytes) -> bytes:
-    """The other strand of bases as `Rows.sequences` holds them."""
-    return letters.translate(_COMPLEMENT)[::-1]
-
-
-def either_strand(sequences: Sequence[bytes]) -> list[bytes]:
-    """One of the two strands of each, the same one for a sequence and its reverse complement."""
-    return [min(letters, reverse_complement(letters)) for letters in sequences]
-
-
-_COMPLEMENT = bytes.maketrans(b"ACGTRYKMBDHV", b"TGCAYRMKVHDB")

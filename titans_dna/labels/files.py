@@ -1,25 +1,38 @@
-"""Rows as they stand in files: a table, a FASTA file of one class, a folder of one class."""
+"""Rows as they stand in files: a table, a FASTA file of one class, a folder of one class; and where the files of a set lie.
+
+That is directories as GenomicBenchmarks and GUE lay them out, or files by name.
+"""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import math
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from titans_dna.genome.records import GZIP_MAGIC, RecordReader
+from titans_dna.genome.records import RecordReader
+from titans_dna.run.files import open_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
 FASTAS = (".fa", ".fasta", ".fna", ".ffn", ".fas")
+SPLITS = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+"""What a split is called in file names and in a split column, and what it is called here."""
+
+Paths = str | Path | Sequence[str | Path]
+RawSplits = dict[str, list["RawRow"]]
 
 
-class Columns(NamedTuple):
+class TableColumns(NamedTuple):
     """Names of the columns of a table."""
 
     sequence: str = "sequence"
@@ -42,7 +55,7 @@ class RawRow(NamedTuple):
     """File and row, for messages."""
 
 
-def read_file(path: Path, columns: Columns) -> list[RawRow]:
+def read_file(path: Path, columns: TableColumns) -> list[RawRow]:
     """The rows of a table, or the records of a sequence file, whose class is the file's name.
 
     Raises FileNotFoundError, IsADirectoryError, and ValueError for a file that is empty, damaged or lacks a column.
@@ -96,14 +109,10 @@ def _record(path: Path, name: str, pieces: list[bytes]) -> RawRow:
     return RawRow(name, b"".join(pieces), class_name(path), "", f"{path}, record {name!r}")
 
 
-def _text(path: Path, columns: Columns) -> Iterator[RawRow]:
+def _text(path: Path, columns: TableColumns) -> Iterator[RawRow]:
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses cells of more than 131,072 letters
     try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == GZIP_MAGIC
-            raw.seek(0)
-            binary: Any = gzip.open(raw) if zipped else raw  # noqa: SIM115 (closed with `raw`, which it reads)
-            text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+        with open_text(path, errors="strict", newline="") as text:
             reader = csv.reader(text, delimiter=SEPARATORS[suffix(path)])
             header = next(reader, None)
             if not header:
@@ -116,15 +125,13 @@ def _text(path: Path, columns: Columns) -> Iterator[RawRow]:
                 if len(cells) != len(header):
                     raise ValueError(f"{where}: got {len(cells)} cells, want {len(header)} as in the header")
                 yield _row(columns, [cells[i] for i in find], str(reader.line_num), where)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or truncated gzip: {error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not valid {suffix(path)[1:].upper()}: {error}") from None
     finally:
         csv.field_size_limit(limit)
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[RawRow]:
+def _parquet(path: Path, columns: TableColumns) -> Iterator[RawRow]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -142,10 +149,10 @@ def _parquet(path: Path, columns: Columns) -> Iterator[RawRow]:
         raise ValueError(f"{path}: not valid parquet: {str(error).splitlines()[0]}") from None
     cells = [table.column(name).to_pylist() for name in wanted]
     for number, row in enumerate(zip(*cells, strict=True), 1):
-        yield _row(columns, [_cell(value) for value in row], str(number), f"{path}, row {number}")
+        yield _row(columns, [_plain(value) for value in row], str(number), f"{path}, row {number}")
 
 
-def _cell(value: Any) -> str:
+def _plain(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool):
@@ -155,7 +162,7 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _finder(path: Path, header: Sequence[str], columns: Columns) -> list[int]:
+def _finder(path: Path, header: Sequence[str], columns: TableColumns) -> list[int]:
     """Where the wanted columns stand: sequence, split and name where they are asked for, then the labels."""
     places = []
     for name in _wanted(columns):
@@ -168,13 +175,159 @@ def _finder(path: Path, header: Sequence[str], columns: Columns) -> list[int]:
     return places
 
 
-def _wanted(columns: Columns) -> Iterable[str]:
+def _wanted(columns: TableColumns) -> Iterable[str]:
     optional = (name for name in (columns.split, columns.name) if name is not None)
     return (columns.sequence, *optional, *columns.label)
 
 
-def _row(columns: Columns, cells: list[str], number: str, where: str) -> RawRow:
+def _row(columns: TableColumns, cells: list[str], number: str, where: str) -> RawRow:
     sequence, *rest = (cell.strip() for cell in cells)
     split = rest.pop(0) if columns.split is not None else ""
     name = rest.pop(0) if columns.name is not None else number
     return RawRow(name, sequence, rest[0] if len(columns.label) == 1 else tuple(rest), split, where)
+
+
+def default_root() -> Path:
+    """Where the genomic_benchmarks package keeps its data sets."""
+    return Path.home() / ".genomic_benchmarks"
+
+
+def read_splits(what: Paths, valid: Paths | None, test: Paths | None, columns: TableColumns, root: Path) -> RawSplits:
+    """Rows of `train`, and of `valid` and `test` where there are such."""
+    paths = _paths("data", what)
+    folder = _folder(paths, root)
+    if folder is None:
+        given = {"valid": valid, "test": test}
+        splits = {"train": paths, **{name: _paths(name, some) for name, some in given.items() if some is not None}}
+        found = {name: [row for path in some for row in read_file(path, columns)] for name, some in splits.items()}
+        return found if columns.split is None else _by_column(found, columns.split)
+    for name, value in (("valid", valid), ("test", test), ("split", columns.split)):
+        if value is not None:
+            raise ValueError(f"{name}: got {value!r} beside the directory {folder}, which holds its own splits")
+    return _read_folder(folder, columns)
+
+
+def read_split(what: Paths, split: str | None, columns: TableColumns, root: Path) -> tuple[str, list[RawRow]]:
+    """Rows to score, and the split that they are: `test` where there is one, else `all`, unless `split` names one.
+
+    A split of its own is enough; there need be no train.
+    """
+    paths = _paths("data", what)
+    folder = _folder(paths, root)
+    if folder is not None and columns.split is not None:
+        raise ValueError(f"split_column: got {columns.split!r} beside the directory {folder}, want it with files alone")
+    if folder is not None and (found := _split_paths(folder)):
+        chosen = _chosen(split, [name for name, _ in found], str(folder))
+        return chosen, [row for name, path in found if chosen in (name, "all") for row in _read_split(path, columns)]
+    if folder is not None:
+        rows = _read_split(folder, columns)
+    else:
+        rows = [row for path in paths for row in read_file(path, columns)]
+    named = [_split_name(row, columns.split) for row in rows] if columns.split is not None else []
+    chosen = _chosen(split, named, ", ".join(map(str, paths)))
+    return chosen, [
+        row for row, name in zip(rows, named or ["all"] * len(rows), strict=True) if chosen in (name, "all")
+    ]
+
+
+def is_genomic_benchmark(what: Paths, root: Path) -> bool:
+    """Whether it is a directory, or a data set's name, in the layout of GenomicBenchmarks."""
+    folder = _folder(_paths("data", what), root)
+    return folder is not None and any(folders(folder / name) for name in ("train", "test"))
+
+
+def _chosen(split: str | None, there: Sequence[str], source: str) -> str:
+    if split is not None and split not in there:
+        raise ValueError(
+            f"{source}: no {split} split, want one of {', '.join(dict.fromkeys(there)) or 'none: no split'}"
+        )
+    return split or ("test" if "test" in there else "all")
+
+
+def _paths(name: str, given: Paths) -> list[Path]:
+    listed = [given] if isinstance(given, str | Path) else list(given)
+    if not listed or any(not str(one) for one in listed):
+        raise ValueError(f"{name}: got {given!r}, want a file or a directory")
+    return [Path(one).expanduser() for one in listed]
+
+
+def _folder(paths: list[Path], root: Path) -> Path | None:
+    """The directory that is meant; None for files."""
+    if len(paths) != 1 or paths[0].is_file():
+        return None
+    path = paths[0]
+    if path.is_dir():
+        return path
+    if len(path.parts) == 1 and (root / path).is_dir():
+        return root / path
+    if suffix(path) in (*TABLES, *FASTAS):
+        return None
+    known = ", ".join(folder.name for folder in folders(root)) or "none"
+    raise FileNotFoundError(f"{path}: no such file or directory, nor a data set under {root} (there: {known})")
+
+
+def _read_folder(folder: Path, columns: TableColumns) -> RawSplits:
+    found: RawSplits = {}
+    for name, path in _split_paths(folder):
+        if name in found:
+            raise ValueError(f"{path}: a second {name} split in {folder}, want one")
+        found[name] = _read_split(path, columns)
+    if "train" in found:
+        return found
+    fastas = _files(folder, FASTAS)
+    if fastas and not found:
+        return {"train": [row for path in fastas for row in read_file(path, columns)]}
+    inside = [one.name for one in folders(folder) if (one / "train").is_dir()]
+    hint = f"; it holds data sets: {', '.join(inside)}" if inside else ""
+    raise ValueError(
+        f"{folder}: no train split, want train/<class>/*.txt, train/<class>.fa, train.csv or <class>.fa{hint}"
+    )
+
+
+def _split_paths(folder: Path) -> list[tuple[str, Path]]:
+    paths = [one for one in folders(folder) if one.name in SPLITS]
+    paths += [one for one in _files(folder, TABLES) if _stem(one) in SPLITS]
+    return [(SPLITS[_stem(path)], path) for path in paths]
+
+
+def _read_split(path: Path, columns: TableColumns) -> list[RawRow]:
+    if path.is_file():
+        return read_file(path, columns)
+    rows = [row for folder in folders(path) for row in read_class_folder(folder)]
+    rows += [row for file in _files(path, FASTAS) for row in read_file(file, columns)]
+    if not rows:
+        raise ValueError(f"{path}: no classes, want <class>/*.txt or <class>.fa")
+    return rows
+
+
+def _by_column(found: RawSplits, column: str) -> RawSplits:
+    if set(found) != {"train"}:
+        raise ValueError(f"split: got the column {column!r} beside valid or test files, want one or the other")
+    splits: RawSplits = {}
+    for row in found["train"]:
+        splits.setdefault(_split_name(row, column), []).append(row)
+    if "train" not in splits:
+        raise ValueError(f"{found['train'][0].where.rpartition(',')[0]}: no row is train in column {column!r}")
+    return splits
+
+
+def _split_name(row: RawRow, column: str) -> str:
+    if row.split.lower() not in SPLITS:
+        raise ValueError(f"{row.where}: got {row.split!r} in column {column!r}, want train, valid or test")
+    return SPLITS[row.split.lower()]
+
+
+def folders(path: Path) -> list[Path]:
+    """The directories in one, sorted, without hidden ones; none where it is no directory."""
+    if not path.is_dir():
+        return []
+    return sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+
+
+def _files(path: Path, suffixes: Sequence[str]) -> list[Path]:
+    files = (one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
+    return sorted(one for one in files if suffix(one) in suffixes)
+
+
+def _stem(path: Path) -> str:
+    return path.name if path.is_dir() else path.name.partition(".")[0]

@@ -8,10 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from titans_dna.genome.records import LETTERS
-from titans_dna.labels.coder import LabelCoder
-from titans_dna.labels.data import LabelledData, Rows, Task, either_strand
-from titans_dna.labels.files import Columns, RawRow
-from titans_dna.labels.layout import Paths, default_root, is_genomic_benchmark, read_splits
+from titans_dna.labels.coder import KnownLabels, LabelCoder
+from titans_dna.labels.data import LabelledData, Rows, Task
+from titans_dna.labels.files import (
+    Paths,
+    RawRow,
+    TableColumns,
+    default_root,
+    is_genomic_benchmark,
+    read_split,
+    read_splits,
+)
+from titans_dna.tokens.strands import either_strand
 
 SHORTEST = 4
 """Bases that a sequence has at least, unless said otherwise."""
@@ -54,19 +62,54 @@ def read_labelled(
     short or holds a letter that is no nucleotide code; naming the file where it is empty, damaged, lacks a column, or
     has one class only; FileNotFoundError, IsADirectoryError.
     """
-    columns = Columns(sequence, (label,) if isinstance(label, str) else tuple(label), split, name)
+    columns = TableColumns(sequence, (label,) if isinstance(label, str) else tuple(label), split, name)
     _check_arguments(columns, min_length, valid_fraction)
     root = default_root() if root is None else Path(root).expanduser()
     raw = read_splits(what, valid, test, columns, root)
     if min_length is None:
         min_length = 1 if is_genomic_benchmark(what, root) else SHORTEST
     coder = LabelCoder(raw["train"], task, columns.label, separator)
-    rows = {split: checked_rows(some, coder, min_length) for split, some in raw.items()}
+    rows = {split: _checked_rows(some, coder, min_length) for split, some in raw.items()}
     train, held_out = rows["train"], rows.get("valid")
     if held_out is None:
         train, held_out = hold_out(train, coder.task, valid_fraction, seed)
     nothing = train.take([])
     return LabelledData(_named(what), coder.task, coder.classes, train, held_out, rows.get("test", nothing))
+
+
+def read_known(
+    what: Paths,
+    task: Task,
+    classes: Sequence[str],
+    *,
+    part: str | None = None,
+    sequence: str = "sequence",
+    label: str | Sequence[str] = "label",
+    split: str | None = None,
+    name: str | None = None,
+    separator: str = ";",
+    min_length: int | None = None,
+    root: str | Path | None = None,
+) -> tuple[str, LabelledData]:
+    """Rows to score with a model that knows these classes, as the `test` of labelled data that have nothing else.
+
+    what, sequence, label, split, name, separator, min_length, root: as for `read_labelled`; a directory need not hold a
+        train split, and one class alone will do.
+    task, classes: the model's; labels become numbers of this map, in its order.
+    part: train, valid or test; by default test where there are splits and it is one of them, else all rows.
+
+    Returns which part it is (`all` for all rows), and the data. Raises what `read_labelled` raises, and ValueError
+    naming file and row for a label that is none of the classes.
+    """
+    columns = TableColumns(sequence, (label,) if isinstance(label, str) else tuple(label), split, name)
+    coder = KnownLabels(task, tuple(classes), columns.label, separator)
+    root = default_root() if root is None else Path(root).expanduser()
+    chosen, raw = read_split(what, part, columns, root)
+    if min_length is None:
+        min_length = 1 if is_genomic_benchmark(what, root) else SHORTEST
+    rows = _checked_rows(raw, coder, min_length)
+    nothing = rows.take([])
+    return chosen, LabelledData(_named(what), task, coder.classes, nothing, nothing, rows)
 
 
 def hold_out(rows: Rows, task: Task, fraction: float, seed: int) -> tuple[Rows, Rows]:
@@ -94,7 +137,7 @@ def hold_out(rows: Rows, task: Task, fraction: float, seed: int) -> tuple[Rows, 
     return rows.take(np.flatnonzero(~out)), rows.take(np.flatnonzero(out))
 
 
-def _check_arguments(columns: Columns, min_length: int | None, valid_fraction: float) -> None:
+def _check_arguments(columns: TableColumns, min_length: int | None, valid_fraction: float) -> None:
     if not columns.label:
         raise ValueError("label: got no column, want at least one")
     if not 0 < valid_fraction <= 0.5:
@@ -103,7 +146,7 @@ def _check_arguments(columns: Columns, min_length: int | None, valid_fraction: f
         raise ValueError(f"min_length: got {min_length}, want at least 1")
 
 
-def checked_rows(raw: Sequence[RawRow], coder: LabelCoder, min_length: int) -> Rows:
+def _checked_rows(raw: Sequence[RawRow], coder: LabelCoder, min_length: int) -> Rows:
     """Rows with their labels as numbers. ValueError naming file and row for a bad label, letter or length."""
     sequences = tuple(_bases(row, min_length) for row in raw)
     return Rows(tuple(row.name for row in raw), sequences, coder.encode(raw))

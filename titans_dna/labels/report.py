@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from titans_dna.labels.data import LabelledData, Rows, either_strand
+from titans_dna.labels.data import LabelledData, Rows
+from titans_dna.run.tables import markdown
+from titans_dna.tokens.strands import either_strand
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _HEADS = ("least", "5 %", "25 %", "median", "75 %", "95 %", "most")
@@ -64,23 +66,23 @@ class DataReport:
 
     def markdown(self) -> str:
         """Tables for people."""
-        lines = [f"Data: {self.source}; task {self.task}; fingerprint `{self.fingerprint}`", ""]
-        lines += _table(
+        text = f"Data: {self.source}; task {self.task}; fingerprint `{self.fingerprint}`\n\n"
+        text += _table(
             ("split", "rows", "bases", "not ACGT", *_HEADS, *self.class_names),
             [
                 (one.name, one.rows, one.bases, f"{one.n_share:.2%}", *one.lengths, *map(_share(one.rows), one.classes))
                 for one in self.splits
             ],
         )
-        lines += ["", "Rows that stand twice within a split, equal or as reverse complement:", ""]
-        lines += _table(
+        text += "\nRows that stand twice within a split, equal or as reverse complement:\n\n"
+        text += _table(
             ("split", "equal", "on either strand", "of them or their likes, with another label"),
             [(one.name, one.repeated, one.repeated_either, one.contradicting) for one in self.splits],
         )
         if self.overlaps:
             rows = {one.name: one for one in self.splits}
-            lines += ["", "Rows of one split that stand in another:", ""]
-            lines += _table(
+            text += "\nRows of one split that stand in another:\n\n"
+            text += _table(
                 ("rows of", "in", "equal", "on either strand", *self.class_names, "with another label only"),
                 [
                     (
@@ -94,7 +96,7 @@ class DataReport:
                     for one in self.overlaps
                 ],
             )
-        return "\n".join(lines) + "\n"
+        return text
 
 
 def report(data: LabelledData) -> DataReport:
@@ -175,6 +177,6 @@ def _share(rows: int):
     return lambda some: f"{some:,} ({some / rows:.1%})" if rows else "0"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", r"\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in ([*map(str, head)], ["---"] * len(head), *shown)]
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    return markdown(head, cells, spaced=True, bar=r"\|")

@@ -1,24 +1,116 @@
-"""Labelled windows of a genome, held out by region: what per-base labelling trains, validates and tests on."""
+"""A class for each base of a genome, painted from features; and labelled windows, held out by region.
+
+They are what per-base labelling trains, validates and tests on.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from titans_dna.genome.genome import Genome
-from titans_dna.genome.intervals import SPLITS, Split
-from titans_dna.genome.regions import Interval, merge, subtract, whole_contigs
+from titans_dna.genome.intervals import SPLITS, Interval, Split, cut, merge
 from titans_dna.genome.stretches import Stretches, Window, find_gaps
 from titans_dna.labels.annotation import Feature
-from titans_dna.labels.data import reverse_complement
-from titans_dna.labels.tracks import BaseLabels
-from titans_dna.tokens.vocabulary import DIGITS
+from titans_dna.run.tables import markdown
+from titans_dna.tokens.strands import reverse_complement, reverse_complement_ids
+from titans_dna.tokens.vocabulary import base_digits
+
+NONE = "none"
+"""The first class: bases of no feature."""
+MOST = 255
+"""Classes that one byte can number, besides NONE."""
+_PIECE = 1 << 20
+
+
+class BaseLabels:
+    """Classes of bases: `none`, then those of the features, sorted. Holds intervals alone; tracks are painted when asked for.
+
+    features: what `read_annotation` gives.
+    stranded: tell the strands apart: `CDS` becomes `CDS+` and `CDS-` (both, even where one does not occur). A feature
+        without a strand keeps the plain name.
+    priority: class names, without strand, whose bases win where classes overlap, the first one most; classes that are not
+        named come after them, sorted. Of one name, `+` wins over `-`, and `-` over no strand.
+
+    Raises ValueError for no features, a class called `none`, more than 255 classes, or a priority that is no class.
+    """
+
+    def __init__(self, features: Sequence[Feature], *, stranded: bool = False, priority: Sequence[str] = ()) -> None:
+        names = sorted({one.name for one in features})
+        _check(names, priority)
+        self.stranded = stranded
+        self.features = dict(sorted(Counter(one.name for one in features).items()))
+        """Number of features by name, without strand."""
+        ranked = [*priority, *(name for name in names if name not in priority)]
+        with_strand = {one.name for one in features if one.strand != "."} if stranded else set()
+        without = {one.name for one in features if one.strand == "." or not stranded}
+        labels = {name: [name + strand for strand in "+-" if name in with_strand] for name in names}
+        for name in without:
+            labels[name].append(name)
+        self.classes: tuple[str, ...] = (NONE, *sorted(label for some in labels.values() for label in some))
+        """Names; a base's label is the number of its class here."""
+        if len(self.classes) > MOST + 1 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"features: got {len(self.classes) - 1} classes, want at most {MOST}, no two of one name")
+        number = {label: i for i, label in enumerate(self.classes)}
+        swapped = {number[f"{name}+"]: number[f"{name}-"] for name in with_strand}
+        swapped |= {minus: plus for plus, minus in swapped.items()}
+        self.other_strand: tuple[int, ...] = tuple(swapped.get(i, i) for i in range(len(self.classes)))
+        """Number of the class that a base has when it is read from the other strand: `+` for `-`."""
+        self._order = [number[label] for name in ranked for label in labels[name]]
+        by_class: dict[int, list[Interval]] = {}
+        for one in features:
+            label = one.name + (one.strand if stranded and one.strand != "." else "")
+            by_class.setdefault(number[label], []).append(one.interval)
+        self._borders = _borders(by_class)
+
+    def track(self, contig: str, start: int, end: int) -> np.ndarray:
+        """The label of each base of [start, end), 0-based half-open: uint8 [end - start]. Other contigs are all `none`."""
+        return self._paint(contig, start, end)[0]
+
+    def overlapping(self, contig: str, start: int, end: int) -> np.ndarray:
+        """Which bases of [start, end) are of features of several classes: bool [end - start]."""
+        return self._paint(contig, start, end)[1] > 1
+
+    def reverse_complement(self, labels: np.ndarray) -> np.ndarray:
+        """Labels [..., n] of a window as read from the other strand."""
+        return reverse_complement_labels(labels, self.other_strand)
+
+    def fingerprint(self) -> str:
+        """Digest of the classes, which of them win, and the bases of each: 32 hexadecimal digits."""
+        digest = hashlib.blake2b(repr((self.classes, self.other_strand, self._order)).encode(), digest_size=16)
+        for (contig, number), (starts, ends) in sorted(self._borders.items()):
+            digest.update(f"\n{contig}\t{number}\t".encode())
+            digest.update(np.stack([starts, ends]).astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def _paint(self, contig: str, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels, and how many classes want each base."""
+        if not 0 <= start <= end:
+            raise ValueError(f"interval: got {contig}:{start}-{end}, want 0 <= start <= end")
+        labels, depth = np.zeros(end - start, np.uint8), np.zeros(end - start, np.uint8)
+        for number in reversed(self._order):  # what wins is painted last
+            starts, ends = self._borders.get((contig, number), (_NOWHERE, _NOWHERE))
+            # Neither overlapping nor touching, so that both borders are sorted.
+            first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end)
+            for low, high in zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True):
+                inside = slice(max(low - start, 0), high - start)
+                labels[inside] = number
+                depth[inside] += 1
+        return labels, depth
+
+
+def reverse_complement_labels(labels: np.ndarray, other_strand: Sequence[int]) -> np.ndarray:
+    """Labels [..., n] as read from the other strand: reversed, `+` and `-` swapped as `BaseLabels.other_strand` says.
+
+    By number, not by name: `CD4+` and `CD4-` may as well be two kinds of cells.
+    """
+    return reverse_complement_ids(labels, np.asarray(other_strand, dtype=labels.dtype))
 
 
 class Example(NamedTuple):
@@ -76,7 +168,7 @@ class LabelledGenome:
         labels = self.labels.track(window.contig, window.start, window.end)
         if window.reverse:
             bases, labels = reverse_complement(bases), self.labels.reverse_complement(labels)
-        return Example(bases, labels, np.frombuffer(bases.translate(DIGITS), np.uint8) < 4)
+        return Example(bases, labels, base_digits(bases) < 4)
 
     def draw(self, seed: int, number: int, count: int = 1, *, reverse_complement: bool = True) -> list[Window]:
         """Draw number `number`: `count` windows at random places of the training intervals, on either strand.
@@ -147,74 +239,44 @@ class BaseReport:
         """A table for people."""
         named = ", ".join(f"{number:,} {name}" for name, number in self.features.items())
         head = ("split", "intervals", "windows", "bases", "not ACGT", "of several classes", *self.classes)
-        lines = [f"Bases: {self.source}; features: {named}; fingerprint `{self.fingerprint}`", ""]
-        lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        rows = []
         for one in self.splits:
             shares = [f"{some:,} ({some / max(1, sum(one.classes)):.1%})" for some in one.classes]
             numbers = (one.intervals, one.windows, one.bases, one.unknown, one.several)
-            lines.append(f"| {' | '.join((one.name, *(f'{number:,}' for number in numbers), *shares))} |")
-        return "\n".join(lines) + "\n"
+            rows.append((one.name, *(f"{number:,}" for number in numbers), *shares))
+        about = f"Bases: {self.source}; features: {named}; fingerprint `{self.fingerprint}`\n\n"
+        return about + markdown(head, rows)
 
 
 def tile(intervals: Iterable[Interval], width: int) -> list[Window]:
     """The intervals cut into windows of `width` bases, the last of each shorter; none over a border."""
-    return [
-        Window(one.contig, start, min(start + width, one.end))
-        for one in intervals
-        for start in range(one.start, one.end, width)
-    ]
+    return [Window(one.contig, one.start, one.end) for one in cut(intervals, width)]
 
 
-def split_bases_by_blocks(
-    regions: Genome | Iterable[Interval],
-    *,
-    block: int = 100_000,
-    context: int,
-    valid_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    seed: int | None = None,
-) -> Split:
-    """Hold out blocks of the regions for test and validation, spread evenly over them.
-
-    Blocks of `block` bases tile each region from its start, the last one being shorter; their count runs on from region to
-    region. Without a `seed` a held-out block stands at the same place of each stretch of blocks; with one it is drawn.
-    No training base lies within `context` bases of a held-out one. (Whole contigs: `split_by_contig`; a BED file that
-    says train, valid and test: `split_by_bed`.)
-
-    Raises ValueError for fractions that are not above 0 and at most 0.4, blocks shorter than one context, and where
-    nothing is left for a split.
-    """
-    for name, value in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction)):
-        if not 0 < value <= 0.4:
-            raise ValueError(f"{name}: got {value}, want above 0 and at most 0.4")
-    if context < 0 or block < max(context, 1):
-        raise ValueError(f"block: got {block} bases for a context of {context}, want at least one context")
-    regions = merge(whole_contigs(regions) if isinstance(regions, Genome) else regions)
-    blocks = [Interval(*window[:3]) for window in tile(regions, block)]
-    rng = None if seed is None else np.random.default_rng(seed)
-    test = set(_spread(blocks, test_fraction, 0.5, rng))
-    others = [one for one in blocks if one not in test]
-    valid = set(_spread(others, valid_fraction / (1 - test_fraction), 0.0, rng))
-    train = subtract([one for one in others if one not in valid], [*test, *valid], margin=context)
-    parts = (train, merge(one for one in blocks if one in valid), merge(one for one in blocks if one in test))
-    for name, part in zip(SPLITS, parts, strict=True):
-        if not part:
-            raise ValueError(
-                f"block: no {name} bases of {len(blocks)} block(s) of {block} bases with context {context}, "
-                "want smaller blocks or a shorter context"
-            )
-    return Split(*map(tuple, parts))
+_NOWHERE = np.empty(0, np.int64)
 
 
-_PIECE = 1 << 20
+def _check(names: Sequence[str], priority: Sequence[str]) -> None:
+    if not names:
+        raise ValueError("features: got none, want at least one")
+    if NONE in names:
+        raise ValueError(f"features: got a class {NONE!r}, which is what bases of no feature are called; rename it")
+    if len(names) > MOST:
+        raise ValueError(
+            f"features: got {len(names):,} classes, such as {names[0]!r} and {names[1]!r}, want at most {MOST}; "
+            "name the classes after something else (class_by)"
+        )
+    if isinstance(priority, str) or len(set(priority)) < len(priority):
+        raise ValueError(f"priority: got {priority!r}, want a list of classes, each once")
+    for name in priority:
+        if name not in names:
+            raise ValueError(f"priority: got {name!r}, want one of {', '.join(names[:12])}")
 
 
-def _spread(
-    blocks: Sequence[Interval], share: float, place: float, rng: np.random.Generator | None
-) -> Iterator[Interval]:
-    """A share of the blocks, at least one: of each stretch of them the one at `place` (0 to 1), or a random one."""
-    stretches = max(1, round(share * len(blocks)))
-    borders = [i * len(blocks) // stretches for i in range(stretches + 1)]
-    for first, end in pairwise(borders):
-        if first < end:
-            yield blocks[first + int(place * (end - first)) if rng is None else int(rng.integers(first, end))]
+def _borders(by_class: dict[int, list[Interval]]) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
+    """Contig and class to starts and ends of its merged intervals, int64, sorted."""
+    pairs: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for number, intervals in by_class.items():
+        for one in merge(intervals):
+            pairs.setdefault((one.contig, number), []).append((one.start, one.end))
+    return {key: (*np.array(found, np.int64).T,) for key, found in pairs.items()}  # pyright: ignore[reportReturnType]

@@ -80,6 +80,18 @@ def spread(runs: Sequence[Mapping[str, Estimate]]) -> dict[str, Spread]:
     }
 
 
+def validation_loss(task: Task, labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean cross-entropy of probabilities, or squared error."""
+    if task == "regression":
+        return float(np.mean((labels - scores) ** 2))
+    least = 1e-7
+    if task == "multilabel":
+        given = np.where(labels == 1, scores, 1 - scores)
+    else:
+        given = scores[np.arange(len(labels)), labels]
+    return float(-np.log(np.clip(given, least, 1)).mean())
+
+
 def _check(task: Task, labels: np.ndarray, scores: np.ndarray) -> None:
     if not len(labels):
         raise ValueError("labels: got no rows, want at least one to score")

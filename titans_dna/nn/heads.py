@@ -13,46 +13,51 @@ from torch import Tensor, nn
 State = tuple[Tensor, ...]
 
 
-class MeanPooling(nn.Module):
-    """The mean over the bases: a token counts as often as it adds bases."""
+class Pooling(nn.Module):
+    """A pool without weights of its own."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, precision: torch.dtype = torch.float32) -> None:
+        """precision: of what is carried and given, at least; that of the hidden states where it is higher."""
         super().__init__()
+        self.precision = precision
 
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """hidden [b, t, width]; widths: bases that each token adds, [b, t], 0 in the padding → [b, width] and state."""
-        hidden = _precise(hidden)
+        raise AssertionError("a pool defines forward")
+
+
+class MeanPooling(Pooling):
+    """The mean over the bases: a token counts as often as it adds bases."""
+
+    def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As `Pooling.forward`."""
+        hidden = _precise(hidden, self.precision)
         total, bases = torch.einsum("btd,bt->bd", hidden, widths.to(hidden.dtype)), widths.sum(1).to(hidden.dtype)
         if state is not None:
             total, bases = total + state[0], bases + state[1]
         return total / bases.clamp(min=1)[:, None], (total, bases)
 
 
-class MaxPooling(nn.Module):
+class MaxPooling(Pooling):
     """The largest value of each feature."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `MeanPooling.forward`."""
-        most = _precise(hidden).masked_fill(widths[..., None] == 0, -torch.inf).amax(1)
+        """As `Pooling.forward`."""
+        most = _precise(hidden, self.precision).masked_fill(widths[..., None] == 0, -torch.inf).amax(1)
         if state is not None:
             most = torch.maximum(most, state[0])
         return most, (most,)
 
 
-class LastPooling(nn.Module):
+class LastPooling(Pooling):
     """The state after the last base: what the model knows once it has read everything."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `MeanPooling.forward`."""
+        """As `Pooling.forward`."""
         place = torch.arange(1, widths.shape[1] + 1, device=widths.device)
         last = ((widths > 0) * place).amax(1)  # 0 where all is padding
-        found = _precise(hidden)[torch.arange(len(hidden), device=hidden.device), (last - 1).clamp(min=0)]
+        each = torch.arange(len(hidden), device=hidden.device)
+        found = _precise(hidden[each, (last - 1).clamp(min=0)], self.precision)
         if state is not None:
             found = torch.where(last[:, None] > 0, found, state[0])
         return found, (found,)
@@ -71,7 +76,7 @@ class AttentionPooling(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `MeanPooling.forward`."""
+        """As `Pooling.forward`."""
         bases = widths[..., None].to(torch.promote_types(hidden.dtype, torch.float32))
         score = self.score(hidden).to(bases.dtype).masked_fill(bases == 0, -torch.inf)
         # A row may be all padding in this piece, and was not in an earlier one.
@@ -100,7 +105,7 @@ class BinPooling(nn.Module):
         self.bins, self.stretch = bins, stretch
 
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `MeanPooling.forward`, but for the vector, [b, bins * width]."""
+        """As `Pooling.forward`, but for the vector, [b, bins * width]."""
         hidden = _precise(hidden)
         ends = widths.cumsum(1) if state is None else widths.cumsum(1) + state[2][:, None]
         place = ((ends - widths) // self.stretch).clamp(max=self.bins - 1)
@@ -111,12 +116,9 @@ class BinPooling(nn.Module):
         return (total / bases.clamp(min=1)[..., None]).flatten(1), (total, bases, ends[:, -1])
 
 
-POOLINGS: dict[str, type[MeanPooling | MaxPooling | LastPooling | AttentionPooling]] = {
-    "mean": MeanPooling,
-    "max": MaxPooling,
-    "last": LastPooling,
-    "attention": AttentionPooling,
-}
+PLAIN: dict[str, type[Pooling]] = {"mean": MeanPooling, "max": MaxPooling, "last": LastPooling}
+"""Without learned weights."""
+POOLINGS: dict[str, type[Pooling | AttentionPooling]] = {**PLAIN, "attention": AttentionPooling}
 POOLS = (*POOLINGS, "bins")
 
 
@@ -161,5 +163,5 @@ def _start(linear: nn.Linear) -> None:
     nn.init.zeros_(linear.bias)
 
 
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _precise(x: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, precision))

@@ -47,7 +47,9 @@ class NeuralMemory(nn.Module):
         self.config = config
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.convolution = CausalConv(3 * width, config.convolution) if config.convolution else None
-        self.gates = nn.Linear(width, heads * (1 + config.momentum + config.forgetting))
+        self.gate_names = ("theta", *["eta"] * config.momentum, *["alpha"] * config.forgetting)
+        """The gates that are learned, in the order of their rows in `gates`: `heads` rows each."""
+        self.gates = nn.Linear(width, heads * len(self.gate_names))
         self.norm = HeadNorm(heads, config.head_width)
         self.output_gate = nn.Linear(width, width)
         self.output = nn.Linear(width, width, bias=False)
@@ -81,10 +83,10 @@ class NeuralMemory(nn.Module):
             value.mul_(0.3)[-1] += 1
         nn.init.normal_(self.gates.weight, std=0.1 * width**-0.5)  # at the start the biases alone set the rates
         even = torch.ones(config.heads)
-        biases = [RATE_BIAS * even] + [DECAY_BIAS * even] * config.momentum
         # transformers replaces torch.linspace while it loads a model, and leaves it so where that fails.
-        biases += [torch.tensor(np.linspace(*FORGET_BIAS, config.heads).tolist())] * config.forgetting
-        self.gates.bias.copy_(torch.cat(biases))
+        forget = torch.tensor(np.linspace(*FORGET_BIAS, config.heads).tolist())
+        biases = {"theta": RATE_BIAS * even, "eta": DECAY_BIAS * even, "alpha": forget}
+        self.gates.bias.copy_(torch.cat([biases[name] for name in self.gate_names]))
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """x [b, t, width] → y [b, t, width], where y_t has seen the writes of tokens up to t, and the state after them."""
@@ -184,6 +186,15 @@ class NeuralMemory(nn.Module):
         """M_0 for a batch: one tensor [rows, heads, d_in, d_out] per layer of the memory."""
         return MemoryState.initial(tuple(self.initial_memory), rows).memory
 
+    def gate_rows(self, name: str) -> slice:
+        """The rows of `gates` that are those of theta, eta or alpha; ValueError where it is not learned."""
+        first = self.gate_names.index(name) * self.config.heads
+        return slice(first, first + self.config.heads)
+
+    def by_gate(self, rows: Tensor) -> dict[str, Tensor]:
+        """What `gates` gives, [..., heads * gates], by the name of the gate, each [..., heads]."""
+        return dict(zip(self.gate_names, rows.unflatten(-1, (-1, self.config.heads)).unbind(-2), strict=True))
+
     def _raw_gates(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, Tensor | None]:
         """Per token, or per chunk: a chunk takes the gates of its first token, for a later one would show the future."""
         if self.config.gates == "token":
@@ -203,9 +214,9 @@ class NeuralMemory(nn.Module):
         """
         with torch.autocast(raw.device.type, enabled=False):
             precise = raw.to(torch.promote_types(raw.dtype, torch.float32)).sigmoid()
-            theta, *rest = precise.unflatten(-1, (-1, self.config.heads)).unbind(-2)
-            eta = rest.pop(0) if self.config.momentum else torch.zeros_like(theta)
-            alpha = rest.pop(0) if self.config.forgetting else torch.zeros_like(theta)
+            learned = self.by_gate(precise)
+            theta = learned["theta"]
+            eta, alpha = (learned[name] if name in learned else torch.zeros_like(theta) for name in ("eta", "alpha"))
             return alpha, eta, theta * (1 - eta) * (self.config.theta_max / (2 * self.config.chunk))
 
 

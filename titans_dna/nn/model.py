@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import titans_dna
 from titans_dna.config import TitansConfig
 from titans_dna.nn.blocks import build_block
 from titans_dna.nn.layers import RMSNorm
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.packing import pack
+from titans_dna.tokens.tokenizer import Tokenizer
+
+NO_TOKENIZER = "model: has no tokenizer, want one from titans_dna.load, or set model.tokenizer"
 
 
 class Output(NamedTuple):
@@ -32,6 +36,9 @@ class Output(NamedTuple):
 
 class TitansDNA(nn.Module):
     """A causal Titans language model (arXiv 2501.00663, section 4)."""
+
+    tokenizer: Tokenizer | None = None
+    """What makes ids of sequences for it; `titans_dna.load` sets it. The model itself takes ids."""
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
@@ -93,51 +100,43 @@ class TitansDNA(nn.Module):
             after.append(new)
         return self.norm(x) if layer == -1 else x, tuple(after) if packing is None else ()
 
-    def embed(
-        self,
-        sequences: Any,
-        pool: str = "mean",
-        layer: int = -1,
-        *,
-        reverse_complement: bool = False,
-        state: tuple[Any, ...] | None = None,
-        batch_size: int = 8,
-        piece: int = 4096,
-        workers: int = 0,
-    ) -> np.ndarray | list[np.ndarray]:
-        """Sequences as vectors, [n, width]; with pool "none" a list of [bases, width]. See `embedding.embed.embed`."""
-        from titans_dna.reading.embed import embed
-
-        return embed(
-            self,
-            sequences,
-            pool,
-            layer,
-            reverse_complement=reverse_complement,
-            state=state,
-            batch_size=batch_size,
-            piece=piece,
-            workers=workers,
-        )
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path) -> TitansDNA:
-        """The model of a directory or a Hugging Face hub id; see `checkpoint.load`."""
-        from titans_dna.checkpoint import load
-
-        return load(source)
-
-    def push_to_hub(
-        self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str | None = None
-    ) -> str:
-        """Upload weights, configuration, tokeniser and card, and return the address; see `checkpoint.push`."""
-        from titans_dna.checkpoint import push
-
-        return push(self, repo_id, private=private, token=token, commit_message=commit_message)
-
     def parameter_count(self) -> int:
         """Number of learned values, a tied embedding counted once."""
         return sum(p.numel() for p in self.parameters())
+
+    def embed(self, *arguments: Any, **options: Any) -> Any:
+        """Deprecated: `titans_dna.embed(model, …)`."""
+        _deprecated("model.embed(…)", "titans_dna.embed(model, …)")
+        return titans_dna.embed(self, *arguments, **options)
+
+    @classmethod
+    def from_pretrained(cls, source: Any) -> TitansDNA:
+        """Deprecated: `titans_dna.load(source)`."""
+        _deprecated("TitansDNA.from_pretrained(…)", "titans_dna.load(…)")
+        return titans_dna.load(source, TitansDNA)
+
+    def push_to_hub(self, *arguments: Any, **options: Any) -> str:
+        """Deprecated: `titans_dna.push(model, …)`."""
+        _deprecated("model.push_to_hub(…)", "titans_dna.push(model, …)")
+        return titans_dna.push(self, *arguments, **options)
+
+
+def tokenizer_of(model: TitansDNA, missing: str = NO_TOKENIZER) -> Tokenizer:
+    """The model's tokenizer; ValueError with the message `missing` for a model without one."""
+    if model.tokenizer is None:
+        raise ValueError(missing)
+    return model.tokenizer
+
+
+def weights_fingerprint(model: nn.Module, skip: Sequence[str] = ()) -> str:
+    """32 hexadecimal digits that change with any weight, its name or its shape, but for those to skip."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(model.state_dict().items()):
+        if name in skip:
+            continue
+        digest.update(f"{name}\t{list(weight.shape)}\t{weight.dtype}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def initialise(model: nn.Module, config: TitansConfig) -> float:
@@ -206,3 +205,7 @@ def _map_tensors(fn: Callable[[Tensor], Tensor], state: Any, done: dict[int, Ten
         parts = [_map_tensors(fn, part, done) for part in state]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     return state
+
+
+def _deprecated(old: str, new: str) -> None:
+    warnings.warn(f"{old} goes in the next release; use {new}", DeprecationWarning, stacklevel=3)

@@ -13,7 +13,7 @@ import torch
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.planning.probe import BORDERS, Task, unit_of
+from titans_dna.planning.probe import BORDERS, Task, held_bytes, unit_of
 
 MODES = {"train": ("whole", "pieces", "again", "whole-again"), "read": ("read",)}
 SECONDS = 40.0
@@ -110,7 +110,7 @@ def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
         found[mode] = Coefficients(fixed, kept, kept / 2, float("nan"))
     with torch.no_grad():
         one = TitansDNA(config.replace(layers=1))(torch.zeros(1, unit_of(config), dtype=torch.long)).state
-    state = config.layers * _size(one)
+    state = config.layers * held_bytes(one)
     growth = ROUGH_GROWTH * 4 * config.width * config.layers if "pieces" in modes else 0.0
     in_heap = HEAP / (12 * config.width)
     return Calibration(found, state, growth, in_heap, process, parameters, "from a table, not measured", 0.0, device)
@@ -176,19 +176,6 @@ def _over_blocks(values: dict[int, float], layers: int) -> float:
         ((blocks, value),) = values.items()
         return value * layers / blocks
     return values[1] + (layers - 1) * max(values[2] - values[1], 0.0)
-
-
-def _size(state: Any) -> int:
-    from titans_dna.nn.model import map_state
-
-    held: dict[int, int] = {}
-
-    def note(x: torch.Tensor) -> torch.Tensor:
-        held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    map_state(note, state)
-    return sum(held.values())
 
 
 def _probe(task: Task, progress: Callable[[int, int], None]) -> tuple[list[dict[str, Any]], int, int]:

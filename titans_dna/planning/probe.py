@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA, map_state
-from titans_dna.planning.peak import Peak, can_fork
+from titans_dna.run.device import process_peak
 from titans_dna.train.loss import LossSums, loss_sums
 from titans_dna.train.optimiser import parameter_groups
 from titans_dna.train.piecewise import piecewise_loss
@@ -30,6 +31,9 @@ WARM = (64, 32)
 """Window and piece of the first steps, which bring in code and the optimiser's moments."""
 TENSOR_BYTES = 2**21
 """The largest size has tensors of this many bytes: smaller ones come from the heap, which grows in another way."""
+_STATUS = Path("/proc/self/status")
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 class Task(NamedTuple):
@@ -219,15 +223,78 @@ class _Step:
     @torch.no_grad()
     def state_bytes(self, tokens: int) -> int:
         """What a state of one sequence holds on to after so many tokens, in bytes."""
-        state = self.model(torch.zeros(1, tokens, dtype=torch.long, device=self.device)).state
-        held: dict[int, int] = {}
+        return held_bytes(self.model(torch.zeros(1, tokens, dtype=torch.long, device=self.device)).state)
 
-        def note(x: Tensor) -> Tensor:
-            held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-            return x
 
-        map_state(note, state)
-        return sum(held.values())
+def held_bytes(state: Any) -> int:
+    """What the tensors of a state hold on to, in bytes."""
+    held: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    map_state(note, state)
+    return sum(held.values())
+
+
+class Peak:
+    """Highest and present memory in bytes: of the process, or what PyTorch took of a GPU (untested on one)."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+
+    def reset(self) -> None:
+        """Forget the highest so far, on a GPU; a process keeps it."""
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+
+    def highest(self) -> int:
+        """The most there has been."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated()
+        return _status("VmHWM") or process_peak()
+
+    def now(self) -> int:
+        """What there is."""
+        return torch.cuda.memory_allocated() if self.cuda else _status("VmRSS") or process_peak()
+
+
+def can_fork(device: str) -> bool:
+    """Whether a measurement may run in a fork of this process."""
+    return sys.platform == "linux" and device == "cpu" and hasattr(os, "fork")
+
+
+def machine_memory(device: str) -> tuple[int, int]:
+    """Bytes available and in all, of this machine or of its first GPU."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = _read(_MEMINFO, "MemAvailable") or total
+    limit, used = (_number(_CGROUP / name) for name in ("memory.max", "memory.current"))
+    if limit is None:
+        return available, total
+    return min(available, limit - (used or 0)), min(total, limit)
+
+
+def _number(path: Path) -> int | None:
+    # A container's own limit; "max" where it has none.
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdecimal() else None
+
+
+def _status(name: str) -> int:
+    return _read(_STATUS, name)
+
+
+def _read(path: Path, name: str) -> int:
+    """A line `name: n kB` in bytes; 0 where there is none, as on macOS."""
+    if not path.is_file():
+        return 0
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any
 
 from titans_dna.config import TitansConfig
 from titans_dna.planning.calibrate import Calibration
+from titans_dna.planning.estimate import SHARE, Found
 from titans_dna.planning.options import PlanOptions
-from titans_dna.planning.search import SHARE, Found
 from titans_dna.planning.sizes import show_bases, show_bytes, show_time
 
 PARTS = ("process", "parameters", "activations", "states", "ids")

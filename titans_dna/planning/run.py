@@ -9,10 +9,10 @@ from contextlib import ExitStack
 import torch
 
 from titans_dna.planning.calibrate import Calibration, calibrate, on_gpu, rough
+from titans_dna.planning.estimate import modes_of, search
 from titans_dna.planning.options import PlanOptions
-from titans_dna.planning.peak import machine_memory
+from titans_dna.planning.probe import machine_memory
 from titans_dna.planning.report import as_dict, as_text
-from titans_dna.planning.search import modes_of, search
 from titans_dna.run.device import choose_device
 from titans_dna.run.progress import Progress
 

@@ -1,93 +1,59 @@
-"""Pools that take the hidden states of a batch piece by piece: mean, maximum, last, and none."""
+"""What hidden states that come piece by piece go to: a pool or a head that is carried along, or an array of every base's."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-class Piece(NamedTuple):
-    """The same stretch of tokens of some rows of a batch."""
-
-    rows: list[int]
-    """Their numbers."""
-    hidden: Tensor
-    """[rows, tokens, width]"""
-    widths: Tensor
-    """Bases that each token adds, [rows, tokens], 0 in the padding."""
-    counts: Tensor
-    """Tokens of each row before its padding, [rows], each at least 1."""
+from titans_dna.nn.heads import State
+from titans_dna.nn.model import take_rows
+from titans_dna.reading.stream import Piece
 
 
-class MeanPool:
-    """The mean over the bases: every token counts as often as it adds bases."""
+class Pooled:
+    """One vector a row, from a pool or a head of `nn.heads`; rows that have ended leave, the longest stay."""
 
-    def __init__(self, rows: int, width: int, device: torch.device) -> None:
-        self._sum = torch.zeros(rows, width, dtype=torch.float64, device=device)
-        self._bases = torch.zeros(rows, 1, dtype=torch.float64, device=device)
+    def __init__(self, pool: Callable[[Tensor, Tensor, State | None], tuple[Tensor, State]], rows: int) -> None:
+        self._pool, self._found = pool, [torch.empty(0)] * rows
+        self._state: State | None = None
 
     def add(self, piece: Piece) -> None:
         """Take the next piece."""
-        widths = piece.widths.double()
-        self._sum[piece.rows] += torch.einsum("btd,bt->bd", piece.hidden.double(), widths)
-        self._bases[piece.rows] += widths.sum(1, keepdim=True)
+        if self._state is not None and len(self._state[0]) > len(piece.rows):
+            self._state = take_rows(self._state, slice(len(piece.rows)))
+        found, self._state = self._pool(piece.out, piece.widths, self._state)
+        for row, one in zip(piece.rows, found, strict=True):
+            self._found[row] = one
 
-    def vectors(self) -> list[np.ndarray]:
-        """One vector [width] a row."""
-        return list((self._sum / self._bases).cpu().numpy())
-
-
-class MaxPool:
-    """The largest value of each feature."""
-
-    def __init__(self, rows: int, width: int, device: torch.device) -> None:
-        self._most = torch.full((rows, width), -torch.inf, dtype=torch.float64, device=device)
-
-    def add(self, piece: Piece) -> None:
-        """Take the next piece."""
-        most = piece.hidden.masked_fill(piece.widths[..., None] == 0, -torch.inf).amax(1)
-        self._most[piece.rows] = torch.maximum(self._most[piece.rows], most.double())
-
-    def vectors(self) -> list[np.ndarray]:
-        """One vector [width] a row."""
-        return list(self._most.cpu().numpy())
+    def out(self) -> Tensor:
+        """What is said of each row, [rows, …]."""
+        return torch.stack(self._found)
 
 
-class LastPool:
-    """The state after the last base: what the model knows once it has read everything."""
+class Unpooled:
+    """Every base's vector, that of the token that adds it; of both strands, their mean."""
 
-    def __init__(self, rows: int, width: int, device: torch.device) -> None:
-        self._last = torch.zeros(rows, width, dtype=torch.float64, device=device)
+    def __init__(self, arrays: Sequence[np.ndarray], both: bool = False) -> None:
+        """arrays: [bases, width] of each sequence, all 0, to be filled. both: every second row is the other strand of the
+        row before, whose base j stands at base n - 1 - j."""
+        self.arrays = arrays
+        self._both = both
+        self._done = [0] * (len(arrays) * (1 + both))
 
     def add(self, piece: Piece) -> None:
         """Take the next piece."""
-        each = torch.arange(len(piece.rows), device=piece.hidden.device)
-        self._last[piece.rows] = piece.hidden[each, piece.counts - 1].double()
-
-    def vectors(self) -> list[np.ndarray]:
-        """One vector [width] a row."""
-        return list(self._last.cpu().numpy())
-
-
-class NoPool:
-    """Every base's vector: that of the token that adds it."""
-
-    def __init__(self, rows: int, width: int, device: torch.device) -> None:
-        self._found: list[list[np.ndarray]] = [[] for _ in range(rows)]
-
-    def add(self, piece: Piece) -> None:
-        """Take the next piece."""
-        for row, hidden, widths in zip(piece.rows, piece.hidden, piece.widths, strict=True):
+        for row, hidden, widths in zip(piece.rows, piece.out, piece.widths, strict=True):
             precise = hidden.to(torch.promote_types(hidden.dtype, torch.float32))  # NumPy has no bfloat16
-            self._found[row].append(precise.repeat_interleave(widths, dim=0).cpu().numpy())
-
-    def vectors(self) -> list[np.ndarray]:
-        """Vectors [bases, width] a row."""
-        return [np.concatenate(parts) for parts in self._found]
-
-
-Pool = MeanPool | MaxPool | LastPool | NoPool
-POOLS: dict[str, type[Pool]] = {"mean": MeanPool, "max": MaxPool, "last": LastPool, "none": NoPool}
+            found = precise.repeat_interleave(widths, dim=0).cpu().numpy()
+            array = self.arrays[row // (1 + self._both)]
+            start, end = self._done[row], self._done[row] + len(found)
+            self._done[row] = end
+            if not self._both:
+                array[start:end] = found
+            elif row % 2:
+                array[len(array) - end : len(array) - start] += found[::-1] / 2
+            else:
+                array[start:end] += found / 2

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-import sys
+import os
 import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from safetensors import SafetensorError, safe_open
 
-from titans_dna.checkpoint import load
+from titans_dna.checkpoint import open_model
 from titans_dna.genome.genome import open_genomes
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.finetuned import FineTuned
+from titans_dna.nn.model import TitansDNA, tensors_of, tokenizer_of
+from titans_dna.nn.state import Remembered, load_state, model_fingerprint, save_state
+from titans_dna.reading.bits import Bits, Track
 from titans_dna.reading.options import ReadOptions, RememberOptions
-from titans_dna.reading.remember import Reader, is_finite, pieces_of
-from titans_dna.reading.source import GenomeSource, genome_source
-from titans_dna.reading.state_file import Remembered, load_state, model_fingerprint, save_state
-from titans_dna.reading.track import Track
-from titans_dna.run.device import choose_device
-from titans_dna.run.files import check_writable
-from titans_dna.tasks.saved import CONFIG as FINETUNED
-from titans_dna.tasks.saved import load_finetuned
-from titans_dna.tasks.scoring import Progress, shown
+from titans_dna.reading.parts import Unfinished
+from titans_dna.reading.source import GenomeSource, Strand, genome_source
+from titans_dna.reading.stream import Piece, calls, evaluating, hidden, logits, read, token_bases
+from titans_dna.run.device import process_peak
+from titans_dna.run.directory import DATA, check_output, partial
+from titans_dna.run.progress import Progress
+from titans_dna.run.tables import write_text
+
+MARK = "mark"
+"""Where we are: a state file, in the directory beside the output."""
 
 
 class Result(NamedTuple):
@@ -41,48 +46,55 @@ class Result(NamedTuple):
     """Most memory that this process held at once."""
 
 
-def remember_files(options: RememberOptions) -> Result:
+def remember_files(options: RememberOptions, resume: bool = False) -> Result:
     """Read records of files, or intervals of them, one after the other, and write the state after the last.
 
-    Raises ValueError or OSError with one line for any bad input; the outputs appear whole or not at all.
+    The outputs appear whole or not at all; until then there is a mark now and then in a directory beside the state,
+    `OUT.partial`, and a run with the same model, input and options goes on from there. resume: there must be such a run.
+
+    Raises ValueError or OSError with one line for any bad input, `Stopped` where it is interrupted, and FloatingPointError
+    where the model's output or the state is not finite.
     """
-    read, speed = options.read, options.speed
-    out = Path(read.out)
-    _check_outputs(read)
-    model, scored = open_reader(read.model)
-    model.to(choose_device(speed.accelerator))
-    if read.track is not None:
-        _check_track(read, model, scored)
-    source = genome_source(open_genomes(read.fasta), read.bed)
-    if speed.threads:
-        torch.set_num_threads(speed.threads)
-    before = None if read.state is None else load_state(read.state, model)
-    digest = _digest(read, model, source, before)
-    job = _Job(options, model, source, before, digest, Reader(model, before and before.state, scored))
-    with shown("remember", int(source.lengths.sum())) as progress:
-        done, seconds = job.run(progress)
-    if not is_finite(job.state):
-        raise FloatingPointError("the state is not finite")
-    if read.track is not None:
-        job.track.write(Path(read.track), source)
-    total = int(source.lengths.sum()) + (int(before.about.get("bases", 0)) if before else 0)
-    bits = job.reader.bits_per_base
-    about = {"bases": total, "read": [*(before.about.get("read", []) if before else []), *job.named()]}
-    save_state(out, job.state, model, about)
-    job.mark.unlink(missing_ok=True)
-    files = [out, *([Path(read.track)] if read.track else [])]
-    return Result(files, total, bits, done / max(seconds, 1e-9), _peak_bytes())
+    given, speed = options.read, options.speed
+    out, track = Path(given.out), None if given.track is None else Path(given.track)
+    inputs = [*given.fasta, given.bed, given.state]
+    _adopt(partial(out))
+    with Unfinished("remember", [out], inputs, overwrite=given.overwrite, resume=resume) as kept:
+        if track is not None:
+            check_output([track], inputs=inputs, overwrite=given.overwrite or kept.began, flag="--track")
+            if track.absolute() == out.absolute():
+                raise ValueError(f"--track: got {track}, want another file than --out")
+        model, scored = open_reader(given.model, speed.accelerator, speed.threads)
+        if track is not None:
+            _check_track(given, model, scored)
+        source = genome_source(open_genomes(given.fasta), given.bed)
+        before = None if given.state is None else load_state(given.state, model)
+        total = int(source.lengths.sum())
+        kept.begin(options, _digest(given, model, source, before))
+        job = _Job(options, model, source, before, scored, kept.path / MARK)
+        with Progress("remember", total, done=job.done) as progress:
+            done, seconds = job.run(progress)
+        if not all(bool(x.isfinite().all()) for x in tensors_of(job.state)):
+            raise FloatingPointError("the state is not finite")
+        if track is not None:
+            job.track.write(track, source)
+        about = {} if before is None else before.about
+        bases = total + int(about.get("bases", 0))
+        named = [f"{one.interval}{one.strand if one.strand != '.' else ''}" for one in source.records]
+        save_state(out, job.state, model, {"bases": bases, "read": [*about.get("read", []), *named]})
+        kept.finish()
+    files = [out] if track is None else [out, track]
+    return Result(files, bases, job.bits.per_base, done / max(seconds, 1e-9), process_peak())
 
 
-def open_reader(source: str) -> tuple[TitansDNA, bool]:
+def open_reader(source: str, accelerator: str = "cpu", threads: int = 0) -> tuple[TitansDNA, bool]:
     """The model of a directory or hub id, fine-tuned or not, and whether its head predicts bases."""
-    if (Path(source) / FINETUNED).is_file():
-        return load_finetuned(source).backbone, False
-    return load(source), True
+    model = open_model(source, None, accelerator, threads)
+    return (model.backbone, False) if isinstance(model, FineTuned) else (model, True)
 
 
 class _Job:
-    """A reading on its way."""
+    """A reading on its way: it takes the pieces, and leaves a mark now and then."""
 
     def __init__(
         self,
@@ -90,116 +102,105 @@ class _Job:
         model: TitansDNA,
         source: GenomeSource,
         before: Remembered | None,
-        digest: str,
-        reader: Reader,
+        scored: bool,
+        mark: Path,
     ) -> None:
-        self.options, self.model, self.source, self.digest, self.reader = options, model, source, digest, reader
-        self.mark = mark_of(Path(options.read.out))
-        self.track = Track(source.lengths, options.read.bin)
-        self.number, self.token = 0, 0
-        if self.mark.exists():
+        tokenizer = tokenizer_of(model)
+        self.model, self.source, self.tokenizer, self.mark = model, source, tokenizer, mark
+        self.piece = max(1, options.speed.piece // token_bases(tokenizer))
+        self.every = options.speed.save_every * 60
+        self.bits, self.track = Bits(tokenizer, scored), Track(source.lengths, options.read.bin)
+        self.number, self.token, self.done = 0, 0, 0
+        """The sequence that is being read, its tokens that have been read, and the bases of all."""
+        self._state = None if before is None else before.state
+        self._call = logits(model) if scored else hidden(model)
+        with suppress(FileNotFoundError, ValueError):  # without a mark, or with a damaged one, from the beginning
             self._go_on()
 
     @property
     def state(self) -> tuple[Any, ...]:
         """After all that was read."""
-        assert self.reader.state is not None
-        return self.reader.state
-
-    def named(self) -> list[str]:
-        """What was read."""
-        return [f"{one.interval}{one.strand if one.strand != '.' else ''}" for one in self.source.records]
+        assert self._state is not None
+        return self._state
 
     def run(self, progress: Progress) -> tuple[int, float]:
         """Read what is left; bases and seconds of this process."""
-        began = saved = time.monotonic()
-        done, every = 0, self.options.speed.save_every * 60
-        progress.add(float(self.source.lengths[: self.number].sum()) + self.token)
-        while self.number < len(self.source.lengths):
-            if self.token == 0:
-                self.reader.begin()
-            for ids in pieces_of(self.model, self.source, self.number, self.options.speed.piece, self.token):
-                nats = self.reader.add(ids)
-                self.track.add(self.number, self.token, nats)
-                self.token += len(ids)
-                done += len(ids)
-                progress.add(len(ids))
-                if every and time.monotonic() - saved > every:
-                    self._save()
-                    saved = time.monotonic()
-            self.number, self.token = self.number + 1, 0
-        return done, time.monotonic() - began
+        if self.done:
+            progress.say("going on from the mark of an earlier run")
+        self.progress, first = progress, self.done
+        began = self._saved = time.monotonic()
+        with evaluating(self.model):
+            while self.number < len(self.source.lengths):
+                if self.token == 0:
+                    self.bits.begin()
+                row = Strand(self.source, self.number, self.tokenizer)
+                device = self.model.norm.weight.device
+                read(self._call, calls([row], self.piece, self.token), self, self._state, device=device)
+                self.number, self.token = self.number + 1, 0
+        return self.done - first, time.monotonic() - began
+
+    def add(self, piece: Piece) -> None:
+        """Take the next piece."""
+        self.bits.add(piece)
+        self.track.add(self.number, self.token, self.bits.found)
+        self._state, bases = piece.state, int(piece.widths.sum())
+        self.token, self.done = self.token + piece.ids.shape[1], self.done + bases
+        self.progress.add(bases)
+        if self.every and time.monotonic() - self._saved > self.every:
+            self._save()
+            self._saved = time.monotonic()
 
     def _save(self) -> None:
         """A mark: where we are, the state, and the sums so far."""
-        reader = self.reader
-        where = {"digest": self.digest, "number": self.number, "token": self.token}
-        sums = {"nats": reader.nats, "counted": reader.counted}
+        where = {"number": self.number, "token": self.token, "done": self.done}
+        sums = {"nats": self.bits.total, "counted": self.bits.counted}
         beside = {"track": self.track.sums, "counts": self.track.counts}
-        if reader.last is not None:
-            beside["last"] = reader.last
+        if self.bits.last is not None:
+            beside["last"] = self.bits.last
         save_state(self.mark, self.state, self.model, {**where, **sums}, beside)
 
     def _go_on(self) -> None:
-        try:
-            found = load_state(self.mark, self.model)
-        except ValueError:
-            found = None
-        if found is None or found.about.get("digest") != self.digest:
-            print("remember: model, input or options have changed since the last run; starting again", file=sys.stderr)
-            return
+        found = load_state(self.mark, self.model)
         about, beside = found.about, found.tensors
-        self.number, self.token = about["number"], about["token"]
-        self.reader.state, self.reader.nats, self.reader.counted = found.state, about["nats"], about["counted"]
-        self.reader.begin(beside["last"].to(self.model.norm.weight.device) if "last" in beside else None)
+        self.number, self.token, self._state = about["number"], about["token"], found.state
+        # Version 0.1.0 did not say how many bases.
+        self.done = about.get("done", int(self.source.lengths[: self.number].sum()) + self.token)
+        self.bits.total, self.bits.counted = about["nats"], about["counted"]
+        self.bits.begin(beside["last"].to(self.model.norm.weight.device) if "last" in beside else None)
         self.track.sums, self.track.counts = beside["track"], beside["counts"]
-        if self.token >= self.source.lengths[self.number]:
-            self.number, self.token = self.number + 1, 0
-        print("remember: going on from the mark of an earlier run", file=sys.stderr)
 
 
-def mark_of(out: Path) -> Path:
-    """Where the mark of an unfinished reading is kept."""
-    return out.with_name(out.name + ".partial")
+def _adopt(path: Path) -> None:
+    """What version 0.1.0 kept of an unfinished reading, a mark in place of the directory, becomes the mark in it."""
+    if not path.is_file():
+        return
+    try:
+        with safe_open(path, "pt") as file:
+            digest = json.loads((file.metadata() or {}).get("about", "{}")).get("digest")
+    except (SafetensorError, ValueError, AttributeError):
+        return
+    if not digest:
+        return
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    aside.mkdir()
+    write_text(aside / DATA, json.dumps({"fingerprint": digest}) + "\n")
+    path.rename(aside / MARK)
+    os.replace(aside, path)
 
 
-def _digest(read: ReadOptions, model: TitansDNA, source: GenomeSource, before: Remembered | None) -> str:
-    """Of all that the state depends on."""
+def _digest(given: ReadOptions, model: TitansDNA, source: GenomeSource, before: Remembered | None) -> str:
+    """Of all that the state depends on, as version 0.1.0 had it."""
     digest = hashlib.blake2b(digest_size=16)
     records = [f"{one.name} {one.interval} {one.strand}" for one in source.records]
-    known = (model_fingerprint(model), source.genome.fingerprint(), records, read.bin, bool(read.track))
+    known = (model_fingerprint(model), source.genome.fingerprint(), records, given.bin, bool(given.track))
     digest.update(json.dumps(known).encode())
-    if before is not None and read.state is not None:
-        digest.update(Path(read.state).read_bytes())
+    if before is not None and given.state is not None:
+        digest.update(Path(given.state).read_bytes())
     return digest.hexdigest()
 
 
-def _check_outputs(read: ReadOptions) -> None:
-    inputs = [*read.fasta, *filter(None, [read.bed, read.state])]
-    for flag, name in (("--out", read.out), ("--track", read.track)):
-        if name is None:
-            continue
-        out = Path(name)
-        if not out.parent.is_dir():
-            raise FileNotFoundError(f"{flag}: {out.parent}: no such directory")
-        if out.is_dir():
-            raise IsADirectoryError(f"{flag}: {out} is a directory, want a file to write")
-        check_writable(out.parent, flag)
-        if out.exists() and any(Path(one).exists() and out.samefile(one) for one in inputs):
-            raise ValueError(f"{flag}: {out} is one of the inputs, want another name")
-        if out.exists() and not read.overwrite:
-            raise ValueError(f"{flag}: {out} exists, want another name, or --overwrite to replace it")
-    if read.track is not None and Path(read.track).absolute() == Path(read.out).absolute():
-        raise ValueError(f"--track: got {read.track}, want another file than --out")
-
-
-def _check_track(read: ReadOptions, model: TitansDNA, scored: bool) -> None:
+def _check_track(given: ReadOptions, model: TitansDNA, scored: bool) -> None:
     if not scored:
-        raise ValueError(f"--track: {read.model} is fine-tuned and predicts no bases, want a pretrained model")
-    if model.tokenizer.name != "nucleotide":  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(f"--track: {given.model} is fine-tuned and predicts no bases, want a pretrained model")
+    if tokenizer_of(model).name != "nucleotide":
         raise ValueError("--track: got a model of k-mers or BPE, want one with a token for each base")
-
-
-def _peak_bytes() -> int:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

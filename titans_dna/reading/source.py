@@ -1,4 +1,4 @@
-"""Sequences to embed, from memory or from a genome: what they are called, how long they are, and their letters."""
+"""Sequences to read, from memory or from a genome: what they are called, how long they are, and their tokens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from Bio.Seq import Seq, UndefinedSequenceError, reverse_complement
+from Bio.Seq import Seq, UndefinedSequenceError
 from Bio.SeqRecord import SeqRecord
 
 from titans_dna.genome.genome import Genome, open_genome
-from titans_dna.genome.intervals import read_bed
+from titans_dna.genome.intervals import Interval, read_bed
 from titans_dna.genome.records import LETTERS
-from titans_dna.genome.regions import Interval
+from titans_dna.tokens.kmers import KmerTokenizer
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
 
 _ALLOWED = LETTERS + LETTERS.lower()
@@ -35,12 +37,8 @@ class Source:
         self.lengths = np.array(lengths, dtype=np.int64)
         """Bases of each sequence, each at least 1."""
 
-    def letters(self, number: int) -> bytes:
-        """The letters of one sequence, in the direction in which it is read."""
-        return self.part(number, 0, int(self.lengths[number]))
-
     def part(self, number: int, start: int, end: int) -> bytes:
-        """The letters [start, end) of one sequence, counted in that direction."""
+        """The letters [start, end) of one sequence, counted in the direction in which it is read."""
         raise AssertionError("a source defines part")
 
 
@@ -65,7 +63,7 @@ class GenomeSource(Source):
     def part(self, number: int, start: int, end: int) -> bytes:
         _, interval, strand = self.records[number]
         if strand == "-":
-            return other_strand(self.genome.fetch(interval.contig, interval.end - end, interval.end - start))
+            return reverse_complement(self.genome.fetch(interval.contig, interval.end - end, interval.end - start))
         return self.genome.fetch(interval.contig, interval.start + start, interval.start + end)
 
 
@@ -87,7 +85,7 @@ def genome_source(genome: Genome, bed: str | Path | None = None) -> GenomeSource
 
 
 def as_source(sequences: Any) -> Source:
-    """Whatever `embed` takes, checked.
+    """Whatever `embed`, `remember` and `predict` take, checked.
 
     A string of nucleotide letters is a sequence, any other one the path of a file.
     Raises ValueError naming the sequence for one that is empty or holds a letter that is no nucleotide code, and what
@@ -103,7 +101,7 @@ def as_source(sequences: Any) -> Source:
 
 
 class Tokens(NamedTuple):
-    """One strand of one sequence."""
+    """Some tokens of one strand of one sequence."""
 
     ids: np.ndarray
     """[tokens]"""
@@ -111,22 +109,59 @@ class Tokens(NamedTuple):
     """Bases that each token adds to those before it, [tokens]; None where each adds one."""
 
 
-def strands(letters: bytes, tokenizer: Tokenizer, both: bool) -> list[Tokens]:
-    """The tokens of a sequence, and with `both` those of its other strand too."""
-    return [_tokens(one, tokenizer) for one in ((letters, other_strand(letters)) if both else (letters,))]
+class Strand:
+    """One strand of one sequence as tokens, of which any stretch can be taken alone.
+
+    Single bases and k-mers are tokenised from the letters of the stretch, so that no more of the sequence is ever in
+    memory. Where byte-pair encoding cuts depends on all that comes before: it is given the whole sequence, once.
+    """
+
+    def __init__(self, source: Source, number: int, tokenizer: Tokenizer, other: bool = False) -> None:
+        """other: the reverse complement of sequence `number`, which is read from its end."""
+        self._source, self._number, self._tokenizer, self._other = source, number, tokenizer, other
+        self._bases = bases = int(source.lengths[number])
+        self._stride, self._overlap = layout(tokenizer) or (1, 0)
+        # A sequence shorter than an overlapping k-mer is the tokens of its bases.
+        self._overlap *= bases > self._overlap
+        self._whole = tokenised(self._letters(0, bases), tokenizer) if layout(tokenizer) is None else None
+        self.tokens = bases // self._stride + bases % self._stride - self._overlap
+        """Number of tokens."""
+        if self._whole is not None:
+            self.tokens = len(self._whole.ids)
+
+    def take(self, start: int, stop: int) -> Tokens:
+        """Tokens [start, stop), 0 <= start < stop <= `tokens`."""
+        if self._whole is not None:
+            ids, widths = self._whole
+            return Tokens(ids[start:stop], None if widths is None else widths[start:stop])
+        letters = self._letters(self._place(start), self._place(stop) + self._overlap)
+        return tokenised(letters, self._tokenizer, known=self._overlap if start else 0)
+
+    def _place(self, token: int) -> int:
+        """Where a token begins: after whole k-mers come the bases that are left, one by one."""
+        whole = self._bases // self._stride
+        return min(token, whole) * self._stride + max(token - whole, 0)
+
+    def _letters(self, start: int, end: int) -> bytes:
+        if self._other:
+            return reverse_complement(self._source.part(self._number, self._bases - end, self._bases - start))
+        return self._source.part(self._number, start, end)
 
 
-def other_strand(letters: bytes) -> bytes:
-    """The reverse complement; U counts as T."""
-    return bytes(reverse_complement(Seq(letters)))
+def layout(tokenizer: Tokenizer) -> tuple[int, int] | None:
+    """Bases from a token to the next, and bases that the next one shares with it; None where that depends on the letters."""
+    if isinstance(tokenizer, KmerTokenizer):
+        return (1, tokenizer.k - 1) if tokenizer.overlapping else (tokenizer.k, 0)
+    return (1, 0) if isinstance(tokenizer, NucleotideTokenizer) else None
 
 
-def _tokens(letters: bytes, tokenizer: Tokenizer) -> Tokens:
+def tokenised(letters: bytes, tokenizer: Tokenizer, known: int = 0) -> Tokens:
+    """The tokens of letters, of which the first `known` stand in the token before."""
     ids = tokenizer.encode(letters)
     if len(ids) == len(letters):  # every token adds a base or more, so here exactly one
         return Tokens(ids, None)
-    # Overlapping k-mers: each adds the base it ends with, the first all of its own.
-    return Tokens(ids, np.diff(tokenizer.spans(letters)[:, 1], prepend=0))
+    # Overlapping k-mers: each adds the base it ends with, the first of a sequence all of its own.
+    return Tokens(ids, np.diff(tokenizer.spans(letters)[:, 1], prepend=known))
 
 
 def _is_path(text: str) -> bool:

@@ -1,12 +1,13 @@
-"""Vectors with their names and coordinates, as .npy (and .tsv), .parquet or .h5."""
+"""Tables of what was read: names and coordinates beside vectors or predictions, as .npy, .csv, .tsv, .parquet or .h5."""
 
 from __future__ import annotations
 
+import csv
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,125 +15,139 @@ from titans_dna.reading.source import Record
 
 BLOCK = 1 << 14
 """Rows that are written at a time."""
-SUFFIXES = (".npy", ".parquet", ".h5")
+VECTORS = (".npy", ".parquet", ".h5")
+PREDICTIONS = (".csv", ".tsv", ".parquet")
+
+Kinds = dict[str, type | np.ndarray]
+"""Names of columns, and what stands in them: str, int or float, or vectors of the dtype and the width of an array."""
+Block = Sequence[Any]
+"""Some rows by column."""
+PLACES: Kinds = {"name": str, "contig": str, "start": int, "end": int, "strand": str}
+"""What a row is of. Bases [start, end) of a contig, 0-based half-open."""
 
 
-class Columns(NamedTuple):
-    """Some rows: what each vector is of. Bases [start, end) of a contig, 0-based half-open."""
-
-    name: list[str]
-    contig: list[str]
-    start: np.ndarray
-    end: np.ndarray
-    strand: list[str]
-
-
-def check_format(out: Path) -> None:
+def check_format(out: Path, formats: Sequence[str]) -> None:
     """ValueError for another suffix, or where what writes that format is not installed."""
-    if out.suffix not in SUFFIXES:
-        raise ValueError(f"--out: got {out}, want a file that ends in {', '.join(SUFFIXES)}")
+    if out.suffix not in formats:
+        raise ValueError(f"--out: got {out}, want a file that ends in {', '.join(formats[:-1])} or {formats[-1]}")
     if out.suffix == ".parquet":
-        _pyarrow()
+        _library("pyarrow", out.suffix)
     if out.suffix == ".h5":
-        _h5py()
+        _library("h5py", out.suffix)
 
 
-def files_of(out: Path) -> list[Path]:
-    """The files that belong to an output; the one that is named comes last."""
+def vector_files(out: Path) -> list[Path]:
+    """The files that belong to an output of vectors; the one that is named comes last."""
     return [out.with_suffix(".tsv"), out] if out.suffix == ".npy" else [out]
 
 
-def write_table(folder: Path, out: Path, vectors: Path, records: Sequence[Record], per_base: bool) -> None:
-    """Write the files of `files_of(out)` into `folder`, by their names, from the .npy file `vectors` (which may go).
+def write_vectors(folder: Path, out: Path, vectors: Path, records: Sequence[Record], per_base: bool) -> None:
+    """Write the files of `vector_files(out)` into `folder`, by their names, from the .npy file `vectors` (which may go).
 
     per_base: there is a vector for each base of a record, in the direction in which it is read, instead of one for all.
     """
     target = folder / out.name
-    if out.suffix == ".parquet":
-        _write_parquet(target, np.load(vectors, mmap_mode="r"), records, per_base)
-    elif out.suffix == ".h5":
-        _write_h5(target, np.load(vectors, mmap_mode="r"), records, per_base)
-    else:
-        _write_tsv(folder / files_of(out)[0].name, records, per_base)
+    places = base_places(records) if per_base else record_places(records)
+    if out.suffix == ".npy":
+        write_table(folder / vector_files(out)[0].name, ".tsv", PLACES, places, plain=True)
         shutil.move(vectors, target)
-
-
-def _blocks(records: Sequence[Record], per_base: bool) -> Iterator[Columns]:
-    """The rows in order, at most BLOCK at a time."""
-    if not per_base:
-        for first in range(0, len(records), BLOCK):
-            part = records[first : first + BLOCK]
-            start, end = (np.array([getattr(one.interval, side) for one in part]) for side in ("start", "end"))
-            yield Columns(*_names(part), start, end, [one.strand for one in part])
         return
-    for record in records:
-        _, interval, strand = record
+    found = np.load(vectors, mmap_mode="r")
+    write_table(target, out.suffix, {**PLACES, "vector": found}, _beside(places, found))
+
+
+def write_table(path: Path, suffix: str, kinds: Kinds, blocks: Iterable[Block], *, plain: bool = False) -> None:
+    """Write a table in the format of a suffix.
+
+    Text has probabilities, columns named `probability_…`, with six digits. plain: no cell of text is quoted.
+    """
+    writers: dict[str, Callable[[Path, Kinds, Iterable[Block]], None]] = {
+        ".parquet": _write_parquet, ".h5": _write_h5
+    }  # fmt: skip
+    if suffix in writers:
+        writers[suffix](path, kinds, blocks)
+        return
+    # A value that is predicted keeps its digits.
+    short = [name.startswith("probability_") for name in kinds]
+    quoting = {"quoting": csv.QUOTE_NONE, "quotechar": None} if plain else {}
+    with open(path, "w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, delimiter="," if suffix == ".csv" else "\t", lineterminator="\n", **quoting)
+        writer.writerow(kinds)
+        for block in blocks:
+            columns = [
+                [f"{value:.6g}" for value in column] if rounded else column
+                for column, rounded in zip(block, short, strict=True)
+            ]
+            writer.writerows(zip(*columns, strict=True))
+
+
+def record_places(records: Sequence[Record]) -> Iterator[Block]:
+    """The columns of `PLACES`, a row for each record, at most `BLOCK` rows at a time."""
+    for first in range(0, len(records), BLOCK):
+        rows = [(name, at.contig, at.start, at.end, strand) for name, at, strand in records[first : first + BLOCK]]
+        yield [*zip(*rows, strict=True)]
+
+
+def base_places(records: Sequence[Record]) -> Iterator[Block]:
+    """The columns of `PLACES`, a row for each base of each record, in the direction in which it is read."""
+    for name, interval, strand in records:
         for first in range(0, len(interval), BLOCK):
             read = np.arange(first, min(first + BLOCK, len(interval)))
             start = interval.end - 1 - read if strand == "-" else interval.start + read
-            rows = [record] * len(read)
-            yield Columns(*_names(rows), start, start + 1, [strand] * len(read))
+            n = len(read)
+            yield [[name] * n, [interval.contig] * n, start.tolist(), (start + 1).tolist(), [strand] * n]
 
 
-def _names(records: Sequence[Record]) -> tuple[list[str], list[str]]:
-    return [one.name for one in records], [one.interval.contig for one in records]
+def _beside(places: Iterable[Block], vectors: np.ndarray) -> Iterator[Block]:
+    done = 0
+    for block in places:
+        stop = done + len(block[0])
+        yield [*block, vectors[done:stop]]
+        done = stop
 
 
-def _write_tsv(path: Path, records: Sequence[Record], per_base: bool) -> None:
-    with open(path, "w", encoding="utf-8", newline="\n") as out:
-        out.write("\t".join(Columns._fields) + "\n")
-        for block in _blocks(records, per_base):
-            out.writelines("\t".join(map(str, row)) + "\n" for row in zip(*block, strict=True))
-
-
-def _write_parquet(path: Path, vectors: np.ndarray, records: Sequence[Record], per_base: bool) -> None:
-    pa = _pyarrow()
+def _write_parquet(path: Path, kinds: Kinds, blocks: Iterable[Block]) -> None:
+    pa = _library("pyarrow", ".parquet")
     import pyarrow.parquet as pq
 
-    kinds = {"start": pa.int64(), "end": pa.int64()}
-    fields = [(name, kinds.get(name, pa.string())) for name in Columns._fields]
-    kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
-    schema = pa.schema([*fields, ("vector", kind)])
-    done = 0
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+    def field(kind: type | np.ndarray) -> Any:
+        return plain[kind] if isinstance(kind, type) else pa.list_(pa.from_numpy_dtype(kind.dtype), kind.shape[1])
+
+    def column(values: Sequence[Any], of: Any) -> Any:
+        if not isinstance(values, np.ndarray):
+            return pa.array(values, type=of)
+        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), type=of)
+
+    schema = pa.schema([(name, field(kind)) for name, kind in kinds.items()])
     with pq.ParquetWriter(path, schema) as out:
-        for block in _blocks(records, per_base):
-            part = np.ascontiguousarray(vectors[done : done + len(block.name)])
-            column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), type=kind)
-            out.write_table(pa.Table.from_arrays([*map(pa.array, block), column], schema=schema))
-            done += len(part)
+        for block in blocks:
+            arrays = [column(values, one.type) for values, one in zip(block, schema, strict=True)]
+            out.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def _write_h5(path: Path, vectors: np.ndarray, records: Sequence[Record], per_base: bool) -> None:
-    h5py = _h5py()
-    kinds = {"start": np.int64, "end": np.int64}
+def _write_h5(path: Path, kinds: Kinds, blocks: Iterable[Block]) -> None:
+    h5py = _library("h5py", ".h5")
+    rows = next(len(kind) for kind in kinds.values() if isinstance(kind, np.ndarray))
     with h5py.File(path, "w") as out:
-        rows = len(vectors)
-        into = out.create_dataset("vector", vectors.shape, vectors.dtype)
-        columns = {
-            name: out.create_dataset(name, (rows,), kinds.get(name) or h5py.string_dtype()) for name in Columns._fields
-        }
+        columns = [
+            out.create_dataset(name, kind.shape, kind.dtype) if isinstance(kind, np.ndarray)
+            else out.create_dataset(name, (rows,), h5py.string_dtype() if kind is str else np.int64)
+            for name, kind in kinds.items()
+        ]  # fmt: skip
         done = 0
-        for block in _blocks(records, per_base):
-            stop = done + len(block.name)
-            into[done:stop] = vectors[done:stop]
-            for name, values in block._asdict().items():
-                columns[name][done:stop] = values
+        for block in blocks:
+            stop = done + len(block[0])
+            for column, values in zip(columns, block, strict=True):
+                column[done:stop] = values
             done = stop
 
 
-def _pyarrow() -> ModuleType:
+def _library(name: str, suffix: str) -> ModuleType:
     try:
-        import pyarrow
+        return __import__(name)
     except ImportError:
         raise ValueError(
-            "--out: .parquet needs pyarrow, which is not installed: pip install 'titans-dna[tables]'"
+            f"--out: {suffix} needs {name}, which is not installed: pip install 'titans-dna[tables]'"
         ) from None
-    return pyarrow
-
-
-def _h5py() -> ModuleType:
-    try:
-        import h5py
-    except ImportError:
-        raise ValueError("--out: .h5 needs h5py, which is not installed: pip install 'titans-dna[tables]'") from None
-    return h5py

@@ -1,6 +1,8 @@
-"""Which device a verb computes on, and with how many threads."""
+"""Which device a verb computes on, with how many threads, and how much memory it took."""
 
 from __future__ import annotations
+
+import sys
 
 import torch
 
@@ -15,3 +17,10 @@ def choose_device(accelerator: str, threads: int = 0) -> str:
     if threads:
         torch.set_num_threads(threads)
     return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def process_peak() -> int:
+    """The highest resident memory of this process so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

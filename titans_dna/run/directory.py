@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -30,103 +31,139 @@ class RunDirectory:
     """A run's directory, held by this process alone from `open` on, until the context ends or the process dies.
 
     verb: whose run it is. record: the file with its options. flag: the option that names it. aside: of an output that is a
-    file, beside which it stands until that is whole; `finish` takes it away.
+    file, beside which it stands until that is whole; `finish` takes it away. first: whether this process is the one of its
+    group that checks, holds and writes; the others read. command: what it is called by, by default titans-dna and the verb.
 
     The order of its use: `check` before anything is read, `options` where a run goes on, `open` before anything is written.
     """
 
     def __init__(
-        self, path: str | Path, verb: str, *, record: str = RUN, flag: str = "--out", aside: Path | None = None
+        self,
+        path: str | Path,
+        verb: str,
+        *,
+        record: str = RUN,
+        flag: str = "--out",
+        aside: Path | None = None,
+        first: bool = True,
+        command: str = "",
     ) -> None:
         self.path, self.verb, self.record, self.flag, self.aside = Path(path), verb, record, flag, aside
+        self.first, self.command = first, command or f"titans-dna {verb}"
         self._lock: int | None = None
-        self._opened = False
+        self._new = self._made = self._kept = False
 
     @classmethod
     def beside(cls, out: str | Path, verb: str) -> RunDirectory:
         """The directory of what is done of a file that is not whole yet."""
         return cls(partial(out), verb, aside=Path(out))
 
-    def check(self, resume: bool) -> None:
-        """Whether a run may begin here, or go on.
+    def check(self, resume: bool, options: Options | None = None) -> None:
+        """Whether a run may begin here, or go on, with these options where they are given.
 
         Raises FileExistsError for what is somebody's or a run of its own, FileNotFoundError where there is nothing to go on
-        with, OSError where nothing can be written.
+        with, ValueError for an option that is not that of the run, OSError where nothing can be written.
         """
+        if not self.first:
+            return
         path = self.path
         if path.exists() and not path.is_dir():
             raise FileExistsError(f"{self.flag}: {path} is a file, want a directory")
         if resume:
-            if not (path / self.record).is_file():
-                raise FileNotFoundError(
-                    f"--resume: {path} holds no run of titans-dna {self.verb} to resume ({self.record} is missing)"
-                )
-        elif path.is_dir() and (held := [one for one in path.iterdir() if one.name != LOCK]):
-            if (path / self.record).is_file():
-                raise FileExistsError(
-                    f"{self.flag}: {path} holds another run ({self.record}); add --resume, or name another one"
-                )
-            raise FileExistsError(
-                f"{self.flag}: {path} is not empty ({min(held).name}), want a new or an empty directory"
-            )
+            found = self.options()
+            if options is not None and (different := options.difference(found)):
+                raise ValueError(f"--resume: {different}")
+        else:
+            self._check_empty()
+        self._new, self._kept = not resume, resume
         above = next(one for one in (path, *path.absolute().parents) if one.exists())
         if not above.is_dir():
-            raise NotADirectoryError(f"{self.flag}: {above} is a file, want a directory")
+            raise NotADirectoryError(f"{self.flag}: {path}: {above} is a file, want a directory")
         check_writable(above, self.flag)
 
     def options(self) -> dict[str, Any]:
-        """The options of the run that is here. Raises ValueError for a damaged file."""
+        """The options of the run that is here. Raises FileNotFoundError where there is none, ValueError for a damaged file."""
         path = self.path / self.record
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"--resume: {self.path} holds no run of {self.command} to resume ({self.record} is missing)"
+            )
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
-            raise ValueError(f"{path}: got no mapping of options, want what titans-dna {self.verb} wrote")
+            raise ValueError(f"{path}: got no mapping of options, want what {self.command} wrote")
         return values
 
     def open(self, options: Options, about: dict[str, Any] | None = None) -> None:
         """Hold the directory, which is made where it is missing, and write down what is to be done: the options, and `about`,
         plain values on data and model.
 
-        Raises ValueError where another process holds it.
+        Raises ValueError where another process holds it, and FileExistsError where one has been here since `check`.
         """
+        if not self.first:
+            return
         self.hold()
+        if self._new:
+            self._check_empty()
+            self._new = False
         if about is not None:
             write_text(self.path / DATA, json.dumps(about, indent=2) + "\n")
         text = yaml.safe_dump(options.resolved().to_dict(), sort_keys=False)
         write_text(self.path / self.record, f"# titans-dna {version('titans-dna')}{_torch()}\n{text}")
-        self._opened = True
+        self._kept = True
 
     def hold(self) -> None:
         """Hold the directory without a word in it. The lock goes with the process, however it ends."""
         if self._lock is not None:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._release()
-            raise ValueError(
-                f"{self.flag}: {self.path} is in the hands of another process, want one at a time"
-            ) from None
+        self._made = not self.path.exists()
+        while self._lock is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Unless another process took the directory away before the lock was ours.
+                if os.path.samestat(os.fstat(lock), os.stat(self.path / LOCK)):
+                    self._lock = lock
+                    _HELD.add(lock)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{self.flag}: {self.path} is in the hands of another process, want one at a time"
+                ) from None
+            except FileNotFoundError:
+                pass
+            finally:
+                if self._lock is None:
+                    os.close(lock)
 
-    def check_same(self, about: dict[str, Any], named: dict[str, str]) -> None:
+    def check_same(self, about: dict[str, Any], named: dict[str, str], since: Iterable[str] = ()) -> None:
         """ValueError where data or model are not those that the run began with.
 
-        named: what is compared, keys of `about`, each with the flags that it comes from.
+        named: what is compared, keys of `about`, each with the flags that it comes from. since: those of them that version
+        0.1.0 did not write down; where they are missing they are not compared.
         """
         path = self.path / DATA
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise ValueError(f"--resume: {path} is missing or damaged") from None
+        if not isinstance(saved, dict):
+            raise ValueError(f"--resume: {path} is missing or damaged")
         for name, given in named.items():
-            if not isinstance(saved, dict) or saved.get(name) != about[name]:
+            if saved.get(name) != about[name] and not (name in since and name not in saved):
                 raise ValueError(
                     f"--resume: {given} is not that of the run in {self.path}: its {name.replace('_', ' ')} differs"
                 )
+
+    def clear(self, names: Iterable[str] = ()) -> None:
+        """Nothing has come of it: take away what `open` wrote and files of these names, and the directory where it is new."""
+        for name in (*names, self.record, DATA, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        if self._made and not any(self.path.iterdir()):
+            self.path.rmdir()
+        self._kept = False
 
     def finish(self, files: Sequence[Path]) -> None:
         """Move files of these names to where they belong, in this order, and take the directory away."""
@@ -140,21 +177,54 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Stopped) and not error.advice:
+        # The run around another one, as a benchmark around a set's, has the last word.
+        if isinstance(error, Stopped) and self._kept:
             where = self.aside or self.path
-            again = f"what is done is kept; continue with: titans-dna {self.verb} --resume --out {where}"
-            error.advice = again if self._opened else "nothing was written"
+            error.advice = f"what is done is kept; continue with: {self.command} --resume --out {where}"
+        elif isinstance(error, Stopped):
+            error.advice = error.advice or "nothing was written"
+        if self._lock is not None and self._made and not self._kept:
+            # What was only held leaves nothing behind.
+            with suppress(OSError):
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
         self._release()
 
+    def _check_empty(self) -> None:
+        path = self.path
+        held = [one for one in path.iterdir() if one.name != LOCK] if path.is_dir() else []
+        if held and (path / self.record).is_file():
+            raise FileExistsError(
+                f"{self.flag}: {path} holds another run ({self.record}); add --resume, or name another one"
+            )
+        if held:
+            raise FileExistsError(
+                f"{self.flag}: {path} is not empty ({min(held).name}), want a new or an empty directory"
+            )
+
     def _release(self) -> None:
-        if self._lock is not None:
+        if self._lock in _HELD:
+            _HELD.remove(self._lock)
             os.close(self._lock)
-            self._lock = None
+        self._lock = None
+
+
+_HELD: set[int] = set()
+
+
+def _forked() -> None:
+    # A data worker may outlive a killed process for some seconds, and must not hold its directory meanwhile.
+    for lock in _HELD:
+        os.close(lock)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def partial(out: str | Path) -> Path:
     """Where what is done of an output is kept until it is whole."""
-    out = Path(out)
+    out = Path(out) if Path(out).name else Path(out).absolute()
     return out.with_name(out.name + ".partial")
 
 

@@ -1,13 +1,19 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all; and files that may be gzipped."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any, BinaryIO, TextIO, cast
+
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @contextmanager
@@ -34,3 +40,37 @@ def check_writable(directory: Path, flag: str) -> None:
             pass
     except OSError as error:
         raise OSError(f"{flag}: {directory}: cannot be written in: {error.strerror}") from None
+
+
+@contextmanager
+def open_binary(path: str | Path, want: str = "a file") -> Iterator[BinaryIO]:
+    """A file to read, unpacked on the way where it is gzipped (bgzip included), whatever its name.
+
+    want: what it should be, for messages. Raises FileNotFoundError, IsADirectoryError; and while it is read ValueError for a
+    damaged gzip.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path}: is a directory, want {want}")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    with open(path, "rb") as raw:
+        if not raw.peek(2).startswith(GZIP_MAGIC):
+            yield raw
+            return
+        try:
+            with gzip.open(raw) as stream:
+                yield cast(BinaryIO, stream)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: damaged or truncated gzip: {error}") from None
+
+
+@contextmanager
+def open_text(
+    path: str | Path, want: str = "a file", *, errors: str = "replace", newline: str | None = None
+) -> Iterator[TextIO]:
+    """The same as text in UTF-8, a byte order mark left out; errors, newline: as `open` takes them."""
+    with (
+        open_binary(path, want) as stream,
+        io.TextIOWrapper(cast(Any, stream), encoding="utf-8-sig", errors=errors, newline=newline) as text,
+    ):
+        yield text

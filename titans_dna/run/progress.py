@@ -54,8 +54,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line, above the bar."""
-        with tqdm.external_write_mode(file=sys.stderr):
-            print(f"{self.title}: {text}" if self.title else text, file=sys.stderr, flush=True)
+        say(f"{self.title}: {text}" if self.title else text)
 
     def close(self, whole: bool = True) -> None:
         """Take the bar away; where the work took long enough for a line, say what was reached."""
@@ -70,6 +69,12 @@ class Progress:
             unit_scale=self.unit == "b", ncols=100, postfix=self._note or None,
         )  # fmt: skip
         print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """One line, above any bar."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -24,11 +24,11 @@ def shown(value: float | None, digits: int = 3) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; a bar in a cell becomes a stroke."""
-    lines = [heads, *rows]
-    body = ["| " + " | ".join(one.replace("|", "/") for one in line) + " |" for line in lines]
-    return "\n".join([body[0], "|---" * len(heads) + "|", *body[1:]]) + "\n"
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], *, spaced: bool = False, bar: str = "/") -> str:
+    """A table in Markdown. spaced: with spaces around the dashes below the head. bar: in place of a bar in a cell."""
+    lines = ["| " + " | ".join(one.replace("|", bar) for one in line) + " |" for line in (heads, *rows)]
+    rule = "| --- " if spaced else "|---"
+    return "\n".join([lines[0], rule * len(heads) + "|", *lines[1:]]) + "\n"
 
 
 def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -3,36 +3,64 @@
 from __future__ import annotations
 
 import copy
-import logging
+import importlib.util
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from lightning import pytorch as pl
-from torch import nn
+import numpy as np
+from lightning.fabric import Fabric
+from torch import Tensor, manual_seed, nn
 from torch.utils.data import DataLoader, Dataset
 
-from titans_dna.nn.model import TitansDNA
-from titans_dna.run.signals import Interruption
-from titans_dna.tasks.adapters import choose_trained, merge_adapters
-from titans_dna.tasks.examples import Examples
-from titans_dna.tasks.model import Batch, FineTuned
-from titans_dna.tasks.module import FinetuneModule
+from titans_dna.metrics.sequences import Estimate
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
+from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.tasks.options import FinetuneOptions
-from titans_dna.tasks.progress import Progress
-from titans_dna.tasks.rounds import Rounds, read_seed
+from titans_dna.train.learner import Learner, Step, Tally
+from titans_dna.train.loop import Loop, Machine, Settings
+from titans_dna.train.optimiser import adamw, warmup_cosine
+from titans_dna.train.record import CHECKPOINT, METRICS, Record, read_checkpoint
+
+BETAS = (0.9, 0.98)
+LAST_LR = 0.05
+"""Of the highest learning rate, where the cosine ends."""
+MONITORED = {"binary": "mcc", "multiclass": "mcc", "multilabel": "auprc", "regression": "spearman"}
+
+Part = tuple[Batch, int]
+"""A batch, and the answers of its whole step: by these its loss is divided, so that how a step is cut changes nothing."""
+
+
+class Examples(Protocol):
+    """What training and scoring need of labelled data."""
+
+    question: Question
+    epoch_steps: int
+    """Steps of a pass over train."""
+
+    def step(self, number: int) -> list[Batch]:
+        """The batches of an optimiser step, a pure function of the seed and the number."""
+        ...
+
+    def scores(self, model: FineTuned, split: str) -> np.ndarray:
+        """Scores of a split, in the order of its labels, as its metrics take them."""
+        ...
+
+    def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:
+        """Metrics of such scores."""
+        ...
+
+    def loss(self, scores: np.ndarray, split: str) -> float:
+        """Mean cross-entropy of such scores, or squared error."""
+        ...
 
 
 class Fitted(NamedTuple):
     """A seed's end."""
 
-    model: FineTuned | None
-    """With the weights of the best validation; None where it was interrupted."""
-    signal: int | None
-    """The signal that interrupted it."""
+    model: FineTuned
+    """With the weights of the best validation."""
     diverged: bool
     best: dict[str, float]
     """The row of the best validation."""
@@ -44,44 +72,63 @@ class Fitted(NamedTuple):
 def fit(
     directory: Path, options: FinetuneOptions, examples: Examples, backbone: TitansDNA, seed: int, device: str
 ) -> Fitted:
-    """Train with one seed in its directory, from where a checkpoint there left off; `backbone` is left alone."""
-    model = build(options, examples, backbone, seed)
-    steps = max(1, round(options.train.epochs * examples.epoch_steps))
-    every = options.train.valid_every or max(20, examples.epoch_steps // 2)
-    module = FinetuneModule(model, options, seed, steps)
+    """Train with one seed in its directory, from where a checkpoint there left off; `backbone` is left alone.
+
+    Raises `Stopped` where a signal came, once all is saved, and ValueError where nothing finite came out.
+    """
+    model, train = build(options, examples, backbone, seed), options.train
+    steps = max(1, round(train.epochs * examples.epoch_steps))
     directory.mkdir(parents=True, exist_ok=True)
-    saved = read_seed(directory)
-    progress = Progress(f"seed {seed}", 0 if saved is None else saved["step"], steps)
-    with Interruption() as interruption:
-        rounds = Rounds(directory, options, examples, interruption, progress, every)
-        if saved is not None:
-            rounds.resume(module, saved)
-        try:
-            if rounds.outcome == "running":
-                _train(module, rounds, options, device)
-        finally:
-            progress.close()
-    if interruption.signal is not None:  # in the last step too: the checkpoint is whole, and resuming finishes the seed
-        return Fitted(None, interruption.signal, False, {}, -math.inf, module.step)
-    if not rounds.best:
+    learner = _Tuning(model, examples, seed)
+    warmup = train.warmup * steps
+
+    def rate(step: int) -> float:
+        fall = max(1.0, steps - 1 - warmup)
+        return warmup_cosine(step, rise=warmup + 1, warmup=warmup, fall=fall, high=1.0, low=LAST_LR, scale=options.lr)
+
+    def monitor(found: dict[str, float]) -> float:
+        value = -found["valid_loss"] if train.monitor == "loss" else found[MONITORED[examples.question.task]]
+        # A metric that is not defined (one class in a small validation split) leaves the choice to the loss.
+        return value if math.isfinite(value) else -found["valid_loss"]
+
+    loop = Loop(
+        learner,
+        adamw(model, train.weight_decay, BETAS),
+        Settings(
+            steps,
+            rate,
+            clip=train.clip,
+            valid_every=train.valid_every or max(20, examples.epoch_steps // 2),
+            save_every=options.run.save_every,
+            patience=train.patience,
+        ),
+        Machine(device, precision=train.precision),
+        validate=learner.validate,
+        monitor=monitor,
+        checkpoint=directory / CHECKPOINT,
+        saved=read_checkpoint(directory / CHECKPOINT),
+        record=Record(directory / METRICS),
+        title=f"seed {seed}",
+    )
+    done = loop.run(lambda step, fabric: _parts(examples, step, steps, options.run.workers))
+    if done.best is None:
         raise ValueError(
             f"--lr: got {options.lr:g}, with which nothing finite came out before the first validation of seed {seed}; "
             "want a lower one"
         )
-    model.load_state_dict(rounds.best, strict=False)
+    model.load_state_dict(done.best.weights, strict=False)
     merge_adapters(model)
-    best = next((row for row in rounds.history if row["step"] == rounds.best_step), {})
-    return Fitted(model.eval(), None, rounds.outcome == "diverged", best, rounds.best_value, module.step)
+    return Fitted(model.eval(), done.outcome == "diverged", done.best.row, done.best.value, done.step)
 
 
 def build(options: FinetuneOptions, examples: Examples, backbone: TitansDNA, seed: int) -> FineTuned:
     """The model before the first step: a copy of the backbone, or new weights, and a new head."""
-    torch.manual_seed(seed)
+    manual_seed(seed)
     scratch = options.tune.preset is not None or options.tune.tune == "scratch"
     own = TitansDNA(backbone.config) if scratch else copy.deepcopy(backbone)
     own.activation_checkpointing = options.run.activation_checkpointing
-    tokenizer = backbone.tokenizer
-    model = FineTuned(own, examples.question, tokenizer, options.tune.dropout)  # pyright: ignore[reportArgumentType]
+    tokenizer = tokenizer_of(backbone)
+    model = FineTuned(own, examples.question, tokenizer, options.tune.dropout)
     tune = "scratch" if scratch else options.tune.tune
     for block in own.blocks:
         block.dropout = nn.Dropout(options.tune.dropout if tune in ("scratch", "full") else 0.0)
@@ -90,54 +137,100 @@ def build(options: FinetuneOptions, examples: Examples, backbone: TitansDNA, see
     return model.train()
 
 
-class _Steps(Dataset[list[Batch]]):
-    """Step number → its batches."""
+class _Tuning(Learner):
+    """A fine-tuned model as the loop trains it; `model` is a `FineTuned`, a part a `Part`."""
+
+    model: FineTuned
+
+    def __init__(self, model: FineTuned, examples: Examples, seed: int) -> None:
+        super().__init__(model, seed)
+        self.examples = examples
+        self._bases = 0
+        self._since: list[float] = []
+        """Losses of the steps since the last validation."""
+
+    def loss(self, part: Part) -> Tensor:
+        batch, answers = part
+        self._bases += int(batch.widths.sum())
+        return self.model.losses(batch).sum() / answers
+
+    def tally(self, fabric: Fabric) -> Tally:
+        found, self._bases = super().tally(fabric)._replace(bases=self._bases), 0
+        return found
+
+    def validate(self, fabric: Fabric) -> dict[str, float] | None:
+        """None where what the model says is not finite."""
+        del fabric
+        scores = self.examples.scores(self.model, "valid")
+        if not np.isfinite(scores).all():
+            return None
+        metrics = {name: one.value for name, one in self.examples.metrics(scores, "valid").items()}
+        return {"valid_loss": self.examples.loss(scores, "valid"), **metrics}
+
+    def row(self, step: Step, found: dict[str, float] | None) -> dict[str, float] | None:
+        if not step.skipped:
+            self._since.append(step.loss)
+        if found is None:
+            return None
+        train = sum(self._since) / len(self._since) if self._since else math.nan
+        self._since = []
+        return {"step": step.number, "train_loss": train, **found}
+
+    def keep(self) -> dict[str, Any]:
+        return {"losses": self._since}
+
+    def restore(self, values: dict[str, Any], device: Any) -> None:
+        del device
+        self._since = values["losses"]
+
+
+class _Steps(Dataset[list[Part]]):
+    """Step number → its parts."""
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples
 
-    def __getitem__(self, number: int) -> list[Batch]:
-        return self.examples.step(number)
+    def __getitem__(self, number: int) -> list[Part]:
+        batches, bases = self.examples.step(number), self.examples.question.unit == "base"
+        answers = max(1, sum(int((one.labels >= 0).sum()) if bases else len(one.ids) for one in batches))
+        return [(one, answers) for one in batches]
 
 
-def _train(module: FinetuneModule, rounds: Rounds, options: FinetuneOptions, device: str) -> None:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    loader = DataLoader(
-        _Steps(rounds.examples),
-        batch_size=None,
-        sampler=_From(module.step, module.steps),
-        num_workers=options.run.workers,
-        generator=torch.Generator(),  # not the global one, from which it would draw
-    )
-    trainer = pl.Trainer(
-        accelerator=device,
-        devices=1,
-        precision=options.train.precision,
-        max_epochs=1,
-        logger=False,
-        callbacks=[rounds],
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    with warnings.catch_warnings():
-        # Lightning 2.6 asks newer versions of torch in a way that those call deprecated.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(module, train_dataloaders=loader)
+def _parts(examples: Examples, first: int, last: int, workers: int) -> Iterator[list[Part]]:
+    yield from DataLoader(_Steps(examples), batch_size=None, sampler=range(first, last), num_workers=workers)
 
 
-class _From:
-    """Step numbers first … last - 1, in order."""
+def choose_trained(model: FineTuned, tune: str, rank: int) -> None:
+    """Leave gradients to what `tune` trains: all (full, scratch), the head alone (frozen), or low-rank adapters (arXiv
+    2106.09685) and the head (lora). The language-model head never is."""
+    tied = model.backbone.config.tie_embeddings
+    if tune in ("frozen", "lora"):
+        model.backbone.requires_grad_(False)
+    elif not tied:
+        model.backbone.head.requires_grad_(False)
+    if tune == "lora":
+        _add_adapters(model.backbone, rank)
 
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last = first, last
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.last))
+def merge_adapters(model: FineTuned) -> None:
+    """Add what the adapters have learned to the weights beside them, and take them out."""
+    for name, module in list(model.backbone.named_modules()):
+        if hasattr(module, "lora_A"):
+            adapted: Any = module
+            adapted.merge(safe_merge=True)
+            parent, _, last = name.rpartition(".")
+            setattr(model.backbone.get_submodule(parent), last, adapted.get_base_layer())
 
-    def __len__(self) -> int:
-        return self.last - self.first
+
+def check_tune(tune: str) -> None:
+    """ValueError where the library that it needs is missing."""
+    if tune == "lora" and importlib.util.find_spec("peft") is None:
+        raise ValueError("--tune: lora needs peft, which is not installed: pip install 'titans-dna[lora]'")
+
+
+def _add_adapters(backbone: nn.Module, rank: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = [name for name, one in backbone.named_modules() if isinstance(one, nn.Linear) and name != "head"]
+    # The output layers of memories and attention, their projections, gates, and the feed-forward: all that is linear.
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear), backbone)

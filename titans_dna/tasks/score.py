@@ -1,4 +1,4 @@
-"""Scores of sequences of any length: streamed through the model in pieces, the head's pool carried along."""
+"""What a fine-tuned model says: of sequences of any length, one answer each or one for each base."""
 
 from __future__ import annotations
 
@@ -7,22 +7,72 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from titans_dna.nn.heads import PooledHead, State
-from titans_dna.nn.model import take_rows
-from titans_dna.reading.embed import evaluating, load_rows, plan_batches, read_rows, token_bases
-from titans_dna.reading.pools import Piece
-from titans_dna.reading.source import Source, TextSource
-from titans_dna.tasks.model import FineTuned
+from titans_dna.nn.finetuned import FineTuned, Question, turned
+from titans_dna.nn.heads import PooledHead, TokenHead
+from titans_dna.reading.pools import Pooled
+from titans_dna.reading.source import Source, TextSource, as_source
+from titans_dna.reading.stream import Ids, Piece, calls, evaluating, group, hidden, padded, read, stream
+from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.strands import reverse_complement
+
+PIECE = 4096
+"""Bases of each row in a call of the model, of an answer for each base."""
+
+
+def predict(
+    model: FineTuned,
+    sequences: Any,
+    *,
+    state: tuple[Any, ...] | None = None,
+    batch_size: int = 64,
+    batch_bases: int = 1 << 17,
+    workers: int = 0,
+) -> np.ndarray | list[np.ndarray]:
+    """What a fine-tuned model says of sequences of any length, in their order: probabilities, float64 [n, classes], for
+    regression values [n]; of a model with an answer for each base, a list of n arrays [bases, classes].
+
+    model: as `titans_dna.load` gives it; it computes where its weights are. `answers` puts scores into words.
+    sequences: as `embed` takes them: a sequence, an iterable of such, or the path of a sequence file.
+    state: what `model.backbone` remembers already, as `titans_dna.remember` returns it; each sequence is read after that. An
+        answer for each base is given in windows of their own, as long as those of the training, and takes none.
+    batch_size, batch_bases, workers: sequences and bases side by side, and processes that read; they change speed and
+        memory, and no score.
+
+    Raises ValueError for a sequence that is empty or holds a letter that is no nucleotide code, or a value out of range;
+    and what `open_genome` raises for a file.
+    """
+    for name, value, low in (("batch_size", batch_size, 1), ("batch_bases", batch_bases, 1), ("workers", workers, 0)):
+        if value < low:
+            raise ValueError(f"{name}: got {value}, want at least {low}")
+    if model.question.unit == "sequence":
+        source = as_source(sequences)
+        return score_all(model, source, batch_size=batch_size, batch_bases=batch_bases, workers=workers, state=state)
+    if state is not None:
+        raise ValueError(
+            "state: got one for a model with an answer for each base, from windows of their own; want None"
+        )
+    source = as_source(sequences)
+    found: list[list[np.ndarray]] = [[] for _ in source.lengths]
+    windows = Windows(source.lengths, model.question.window)
+    for some in windows.together(0, len(windows), batch_bases):
+        for (number, *_), scores in zip(some, score_windows(model, source, some, batch_bases)[1], strict=True):
+            found[number].append(scores)
+    return [np.concatenate(parts) for parts in found]
+
+
+def answers(question: Question, scores: np.ndarray) -> list[str] | list[float]:
+    """What scores of sequences amount to: the likeliest class, the classes of 0.5 and more joined by `;`, or the value."""
+    if question.task == "regression":
+        return scores.tolist()
+    if question.task == "multilabel":
+        holds = (scores >= 0.5).tolist()
+        return [";".join(name for name, one in zip(question.classes, row, strict=True) if one) for row in holds]
+    return [question.classes[number] for number in scores.argmax(axis=1).tolist()]
 
 
 def score_sequences(
-    model: FineTuned,
-    sequences: Sequence[bytes],
-    *,
-    batch_size: int = 64,
-    batch_bases: int = 1 << 17,
+    model: FineTuned, sequences: Sequence[bytes], *, batch_size: int = 64, batch_bases: int = 1 << 17
 ) -> np.ndarray:
     """Scores of sequences of at least one base, in their order: [n, classes], for regression [n].
 
@@ -38,62 +88,125 @@ def score_all(
     batch_size: int = 64,
     batch_bases: int = 1 << 17,
     workers: int = 0,
-    progress: Callable[[float], None] = lambda bases: None,
+    progress: Callable[[float], object] = lambda bases: None,
     state: tuple[Any, ...] | None = None,
 ) -> np.ndarray:
     """Scores in the order of the source: float64 [n, classes], for regression [n]. state: of one row, which each sequence
     goes on from."""
-    shape = () if model.question.task == "regression" else (model.question.outputs,)
-    found = np.empty((len(source.lengths), *shape))
-    batches = score_batches(
-        model, source, batch_size=batch_size, batch_bases=batch_bases, workers=workers, progress=progress, state=state
-    )
-    for numbers, scores in batches:
+    found = np.empty((len(source.lengths), *score_shape(model.question)))
+    batches = score_groups(source.lengths, batch_size, batch_bases)
+    for numbers, scores in score_batches(
+        model, source, batches, batch_bases=batch_bases, workers=workers, progress=progress, state=state
+    ):
         found[numbers] = scores
     return found
+
+
+def score_shape(question: Question) -> tuple[int, ...]:
+    """Of the scores of one sequence: [classes], for regression a number."""
+    return () if question.task == "regression" else (question.outputs,)
+
+
+def score_groups(lengths: np.ndarray, batch_size: int, batch_bases: int) -> list[list[int]]:
+    """Numbers of the sequences that are scored side by side, longest first; lengths [n] in bases."""
+    return group(lengths, rows=batch_size, piece=max(1, batch_bases // batch_size))
 
 
 def score_batches(
     model: FineTuned,
     source: Source,
+    batches: Sequence[Sequence[int]],
     *,
-    batch_size: int = 64,
     batch_bases: int = 1 << 17,
     workers: int = 0,
-    progress: Callable[[float], None] = lambda bases: None,
+    progress: Callable[[float], object] = lambda bases: None,
     state: tuple[Any, ...] | None = None,
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Numbers of the sequences of each batch, and their scores, float64; longest first. `progress` is told of bases."""
-    assert isinstance(model.head, PooledHead), "a question about sequences"
-    tokenizer, both = model.tokenizer, model.question.both_strands
-    batches = plan_batches(source.lengths, batch_size, max(1, batch_bases // batch_size))
-    strands = 2 if both else 1
-    for numbers, rows in zip(batches, load_rows(source, batches, tokenizer, both, workers), strict=True):
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+    """Each batch of sequence numbers, and their scores, float64. `progress` is told of bases."""
+    head, both = model.head, model.question.both_strands
+    assert isinstance(head, PooledHead), "a question about sequences"
+
+    def carried(numbers: Sequence[int]) -> Pooled:
+        return Pooled(head, len(numbers) * (1 + both))
+
+    taken = stream(
+        model.backbone, source, batches, carried,
+        together=batch_bases, rc=both, state=state, workers=workers, progress=progress, whole=model,
+    )  # fmt: skip
+    for numbers, pooled in taken:
         with evaluating(model):
-            flat = [strand for sequence in rows for strand in sequence]
-            head = _StreamedHead(model.head, len(flat))
-            piece = max(1, batch_bases // (len(flat) * token_bases(tokenizer)))
-            told = lambda done: progress(done / strands)  # noqa: E731
-            read_rows(model.backbone, flat, head, -1, piece, tokenizer.pad_id, told, state)
-            found = model.scores(head.out())
+            found = model.scores(pooled.out())
         yield numbers, (found[::2] + found[1::2]) / 2 if both else found
 
 
-class _StreamedHead:
-    """The head as a pool that takes pieces; rows that have ended leave, the longest stay."""
+def score_bases(
+    model: FineTuned, sequences: Sequence[bytes], *, batch_bases: int = 1 << 15, piece: int = PIECE
+) -> list[np.ndarray]:
+    """Probabilities of each base of sequences: float64 [bases, classes] each, in their order.
 
-    def __init__(self, head: PooledHead, rows: int) -> None:
-        self._head, self._found = head, [torch.empty(0)] * rows
-        self._state: State | None = None
+    sequences: upper-case letters. batch_bases, piece: bases side by side, and of each row in a call; they change speed and
+    memory, and no score. The hidden states of a batch are all in memory, 4 × width bytes a base and strand.
+    """
+    assert isinstance(model.head, TokenHead), "a question about bases"
+    found: list[np.ndarray] = [np.empty(0)] * len(sequences)
+    with evaluating(model):
+        for part in group(np.array([len(one) for one in sequences]), bases=batch_bases):
+            letters = [sequences[i] for i in part]
+            states, widths = _hidden(model, letters, piece)
+            if model.question.both_strands:
+                back, _ = _hidden(model, [reverse_complement(one) for one in letters], piece)
+                states = torch.cat([states, turned(back, widths.sum(1))], dim=-1)
+            scores = model.scores(model.head(states))
+            for row, number in enumerate(part):
+                found[number] = scores[row, : len(sequences[number])]
+    return found
+
+
+class Windows:
+    """The sequences of a source in windows of `window` bases, each sequence from its start: by number, (number of the
+    sequence, start, end)."""
+
+    def __init__(self, lengths: np.ndarray, window: int) -> None:
+        self._lengths, self._window = lengths, window
+        self._last = np.cumsum(-(-lengths // window))
+
+    def __len__(self) -> int:
+        return int(self._last[-1]) if len(self._last) else 0
+
+    def __getitem__(self, number: int) -> tuple[int, int, int]:
+        sequence = int(np.searchsorted(self._last, number, side="right"))
+        length = int(self._lengths[sequence])
+        start = (number - int(self._last[sequence]) + -(-length // self._window)) * self._window
+        return sequence, start, min(start + self._window, length)
+
+    def together(self, first: int, last: int, bases: int) -> Iterator[list[tuple[int, int, int]]]:
+        """Windows [first, last), as many at a time as `bases` bases are."""
+        step = max(1, bases // self._window)
+        for at in range(first, last, step):
+            yield [self[number] for number in range(at, min(at + step, last))]
+
+
+def score_windows(
+    model: FineTuned, source: Source, windows: Sequence[tuple[int, int, int]], batch_bases: int
+) -> tuple[list[bytes], list[np.ndarray]]:
+    """Letters of windows, upper-case with T for U, and the probabilities of their bases, [bases, classes] each."""
+    letters = [source.part(*one).upper().replace(b"U", b"T") for one in windows]
+    return letters, score_bases(model, letters, batch_bases=batch_bases)
+
+
+class _Kept:
+    """Takes the hidden states of all."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.Tensor] = []
 
     def add(self, piece: Piece) -> None:
-        """Take the next piece."""
-        if self._state is not None and len(self._state[0]) > len(piece.rows):
-            self._state = take_rows(self._state, slice(len(piece.rows)))
-        out, self._state = self._head(piece.hidden, piece.widths, self._state)
-        for row, one in zip(piece.rows, out, strict=True):
-            self._found[row] = one
+        self.found.append(piece.out)
 
-    def out(self) -> Tensor:
-        """What the head says of each row, [rows, outputs]."""
-        return torch.stack(self._found)
+
+def _hidden(model: FineTuned, letters: list[bytes], piece: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states [b, t, width] and widths [b, t] of sequences, the shorter ones with padding to the end."""
+    ids, widths = padded(letters, NucleotideTokenizer())
+    kept, device = _Kept(), model.backbone.norm.weight.device
+    read(hidden(model.backbone), calls([Ids(row) for row in ids.numpy()], piece), kept, device=device)
+    return torch.cat(kept.found, dim=1), widths.to(device)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from tokenizers import Tokenizer, models, trainers
 
 from titans_dna.tokens import vocabulary as voc
+from titans_dna.tokens.strands import reverse_complement
 
 
 class BPETokenizer:
@@ -95,7 +96,7 @@ class BPETokenizer:
         """
         array = voc.as_ids(ids, self.vocab_size)
         voc.refuse_specials(array)
-        return self.encode(voc.reverse_complement_text(self.decode(array)))
+        return self.encode(reverse_complement(self.decode(array).encode()))
 
     def spans(self, sequence: bytes | str) -> np.ndarray:
         """Base coordinates of each token of `encode(sequence)`, int64 [n, 2], 0-based half-open."""

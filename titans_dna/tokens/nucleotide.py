@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from titans_dna.tokens import vocabulary as voc
+from titans_dna.tokens.strands import reverse_complement_ids
 
 
 class NucleotideTokenizer:
@@ -38,7 +39,7 @@ class NucleotideTokenizer:
     def reverse_complement(self, ids: ArrayLike) -> np.ndarray:
         """Ids [..., n] of the other strand, same dtype; special ids keep their value and are mirrored too."""
         array = voc.as_ids(ids, self.vocab_size, axes=None)
-        return voc.COMPLEMENT_IDS[array[..., ::-1]].astype(array.dtype)
+        return reverse_complement_ids(array, voc.COMPLEMENT_IDS).astype(array.dtype)
 
     def spans(self, sequence: bytes | str) -> np.ndarray:
         """Base coordinates of each token of `encode(sequence)`, int64 [n, 2], 0-based half-open."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from titans_dna.tokens.bpe import BPETokenizer
-from titans_dna.tokens.kmer import KmerTokenizer
+from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.vocabulary import FORMAT, VERSION
 
@@ -87,7 +87,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{path}: got no valid JSON, want a file that a tokenizer's save wrote") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{path}: got some other JSON, want a file that a tokenizer's save wrote")

@@ -48,6 +48,11 @@ def as_bytes(sequence: bytes | bytearray | str) -> bytes | bytearray:
     raise ValueError(f"sequence: got {type(sequence).__name__}, want bytes or str")
 
 
+def base_digits(letters: bytes | bytearray) -> np.ndarray:
+    """A, C, G, T (U) of either case as 0 to 3, any other letter as 4: uint8 [letters], read-only."""
+    return np.frombuffer(letters.translate(DIGITS), dtype=np.uint8)
+
+
 def as_ids(ids: ArrayLike, vocab_size: int, axes: int | None = 1) -> np.ndarray:
     """The ids as an integer array, each checked to be in 0..vocab_size - 1; `axes` None allows any number of axes."""
     array = np.asarray(ids)
@@ -60,14 +65,6 @@ def as_ids(ids: ArrayLike, vocab_size: int, axes: int | None = 1) -> np.ndarray:
     if array.size and (array.min() < 0 or array.max() >= vocab_size):
         raise ValueError(f"ids: got values from {array.min()} to {array.max()}, want 0 to {vocab_size - 1}")
     return array
-
-
-def reverse_complement_text(text: str) -> str:
-    """The other strand of a string over A, C, G, T, N."""
-    return text.translate(_COMPLEMENT_TEXT)[::-1]
-
-
-_COMPLEMENT_TEXT = str.maketrans("ACGT", "TGCA")
 
 
 def spans_of(widths: np.ndarray) -> np.ndarray:

@@ -1,13 +1,12 @@
-"""AdamW's parameter groups, and the learning rate of each step."""
+"""AdamW, its parameter groups, and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
 from torch import nn
-
-from titans_dna.train.options import OptimiserOptions
 
 # Learned starting points and input-independent tokens: to pull them towards zero would be to forget them. A norm's
 # gain is spared whatever its shape: there is one for each head.
@@ -30,13 +29,21 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
 
 
-def learning_rate(step: int, options: OptimiserOptions) -> float:
-    """Learning rate of step number `step` (from 0): linear warm-up to `lr`, then a cosine that ends at `min_lr`.
+def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`, those without a parameter left out; the learning rate is set at each step."""
+    groups = [group for group in parameter_groups(model, weight_decay) if group["params"]]
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas)
 
+
+def warmup_cosine(
+    step: int, *, warmup: float, rise: float, fall: float, high: float, low: float, scale: float = 1.0
+) -> float:
+    """Learning rate of a step (from 0): linear until `warmup`, then a cosine from `high` to `low` over `fall` steps.
+
+    rise: steps in which the line would reach `high`. fall: below 1, `low` comes at once. scale: of the whole curve.
     A pure function of the step, so that there is no schedule to save.
     """
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    span = options.steps - 1 - options.warmup
-    done = min((step - options.warmup) / span, 1.0) if span > 0 else 1.0
-    return options.min_lr + 0.5 * (options.lr - options.min_lr) * (1 + math.cos(math.pi * done))
+    if step < warmup:
+        return scale * high * (step + 1) / rise
+    done = min((step - warmup) / fall, 1.0) if fall > 0 else 1.0
+    return scale * (low + 0.5 * (high - low) * (1 + math.cos(math.pi * done)))

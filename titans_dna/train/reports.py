@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
 from titans_dna.baselines.markov import MarkovRow, markov_table
-from titans_dna.run.files import replacing
-from titans_dna.train.metrics import FILE as METRICS
-from titans_dna.train.metrics import read_metrics
+from titans_dna.run.tables import write_csv, write_figure, write_text
 from titans_dna.train.options import PretrainOptions
+from titans_dna.train.record import METRICS, read_metrics
 from titans_dna.train.source import Source
 
 PLOT, CARD, MARKOV = "loss.png", "README.md", "markov.csv"
@@ -19,10 +17,7 @@ PLOT, CARD, MARKOV = "loss.png", "README.md", "markov.csv"
 def write_markov(directory: Path, source: Source) -> MarkovRow:
     """`markov.csv`: orders 0 to 12, fitted on the training split, on the validation targets; returns the best."""
     table = markov_table(source.train_letters(), source.valid_letters())
-    with replacing(directory / MARKOV) as aside, open(aside, "w", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(("order", "bits_per_base"))
-        writer.writerows((row.order, repr(row.bits_per_base)) for row in table)
+    write_csv(directory / MARKOV, ("order", "bits_per_base"), ((row.order, repr(row.bits_per_base)) for row in table))
     return min(table, key=lambda row: row.bits_per_base)
 
 
@@ -32,9 +27,8 @@ def held_out(directory: Path) -> float:
     return next((row["valid_bits_per_base"] for row in reversed(rows) if "valid_bits_per_base" in row), math.nan)
 
 
-def plot_loss(directory: Path, best: MarkovRow) -> Path:
+def plot_loss(directory: Path, best: MarkovRow) -> None:
     """`loss.png`: training and held-out bits per base over the steps, and the best Markov model as a line."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = read_metrics(directory / METRICS)
@@ -47,11 +41,7 @@ def plot_loss(directory: Path, best: MarkovRow) -> Path:
     axes.axhline(best.bits_per_base, color="0.3", linestyle="--", label=f"best Markov model (order {best.order})")
     axes.set(xlabel="step", ylabel="bits per base")
     axes.legend(frameon=False)
-    FigureCanvasAgg(figure)
-    path = directory / PLOT
-    with replacing(path) as aside:
-        figure.savefig(aside, dpi=150, format="png")
-    return path
+    write_figure(directory / PLOT, figure)
 
 
 def _column(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
@@ -100,5 +90,4 @@ logits = model(ids).logits  # [1, tokens, ids]: what comes after each token
 `run.yaml` repeats the run (`titans-dna pretrain --config run.yaml --out NEW`), `split.bed` says which bases were held
 out, `metrics.csv` and `loss.png` how it went, `markov.csv` what the Markov models of order 0 to 12 reach.
 """
-    with replacing(directory / CARD) as aside:
-        aside.write_text(text)
+    write_text(directory / CARD, text)

@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from titans_dna.genome.batches import window_sequences
 from titans_dna.genome.datamodule import GenomeDataModule
-from titans_dna.genome.dataset import window_sequences
 from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.genome.intervals import (
     Interval,
@@ -104,7 +104,6 @@ def open_source(options: PretrainOptions) -> Source:
         max_n=data.max_n,
         soft_masked_weight=data.soft_masked_weight,
         warmup=warmup,
-        valid_bases=data.valid_bases or None,
         workers=options.run.workers,
     )
     plans = validation_plans(
@@ -117,6 +116,30 @@ def open_source(options: PretrainOptions) -> Source:
     if not any(_holds_base(genome, window) for plan in plans for window in plan.windows):
         raise ValueError("--split: got held-out sequence without any A, C, G or T, want some to score")
     return Source(genome, tokenizer, split, module, plans)
+
+
+def describe_plan(options: PretrainOptions, source: Source, parameters: int) -> list[str]:
+    """Lines on data, model and steps."""
+    data, optimiser = options.data, options.optimiser
+    per_step = optimiser.batch_size * optimiser.accumulate * options.run.devices * data.context
+    total = per_step * optimiser.steps
+    genome = source.genome
+    lines = [
+        f"data: {len(genome.contigs):,} contig(s), {sum(genome.contigs.values()):,} bases; {source.train_bases:,} to "
+        f"train on, {sum(map(len, source.split.valid)):,} held out, of which {source.valid_targets:,} are scored",
+        f"model: {options.model.preset}, {options.config.variant}, {parameters:,} parameters, "
+        f"tokenizer {source.tokenizer.name}",
+        f"plan: {optimiser.steps:,} steps of {per_step:,} bases, {total:,} in all: {total / source.train_bases:.2f} "
+        "times the training bases",
+    ]
+    if data.lane:
+        lines.append(f"lanes: the state is carried over {data.lane:,} bases, {data.context:,} at a time")
+    if source.module.warmup is not None:
+        stage = source.module.warmup.stage_batches // optimiser.accumulate
+        contexts = source.module.warmup.stages(data.context)
+        first = [f"{context:,} bases for {stage:,} steps" for context in contexts[:-1]]
+        lines.append(f"length warm-up: {', '.join(first)}, then {contexts[-1]:,} bases")
+    return lines
 
 
 def make_split(genome: Genome, data: DataOptions) -> Split:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from titans_dna.reading.stream import Ids, Piece, calls, logits, read
 from titans_dna.train.loss import LossSums, bits_per_base, loss_sums
 
 
@@ -29,16 +30,25 @@ def validate(
     """
     training = model.training
     model.eval()
-    total: LossSums | None = None
+    into = _Sums(lengths)
     with precision or nullcontext():
         for batch in batches:
-            ids = batch["ids"].to(lengths.device)
-            state = None
-            for first in range(0, ids.shape[1] - 1, piece):
-                part = ids[:, first : first + piece + 1]
-                out = model(part[:, :-1], state)
-                state = out.state
-                sums = loss_sums(out.logits, part[:, 1:], torch.ones_like(part[:, 1:], dtype=torch.float32), lengths)
-                total = sums if total is None else total.plus(sums)
+            into.ids = batch["ids"].to(lengths.device)
+            rows = [Ids(row) for row in batch["ids"][:, :-1].cpu().numpy()]
+            read(logits(model), calls(rows, piece), into, device=lengths.device)
     model.train(training)
+    total = into.total
     return float("nan") if total is None else bits_per_base(float(total.nats), float(total.bases))
+
+
+class _Sums:
+    """Takes logits, each of what stands at the next token of `ids`."""
+
+    def __init__(self, lengths: torch.Tensor) -> None:
+        self.lengths, self.ids = lengths, torch.empty(0)
+        self.total: LossSums | None = None
+
+    def add(self, piece: Piece) -> None:
+        wanted = self.ids[:, piece.start + 1 : piece.start + 1 + piece.out.shape[1]]
+        sums = loss_sums(piece.out, wanted, torch.ones_like(wanted, dtype=torch.float32), self.lengths)
+        self.total = sums if self.total is None else self.total.plus(sums)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from titans_kernels.options import UNIT
+
 from .plan import Shape
 
 
@@ -31,6 +33,14 @@ TABLE = {  # block, warps, stages of each, for two layers and heads of 64
     "tcgen05": ((64, 8, 1), (64, 8, 1), (16, 4, 1), (64, 8, 1), (64, 8, 1)),
     "mfma": ((64, 4, 1), (64, 4, 1), (32, 4, 1), (64, 4, 1), (64, 4, 1)),
 }
+
+STEP_TILE = 2048
+"""Numbers of a tile of the step, where the widths let it be so small."""
+PER_THREAD = 8
+"""Numbers of a tile that a thread holds: six tiles are alive at once, and two programs should fit a multiprocessor."""
+UNSHARED = 4
+"""At least so many, or a number would be held by several threads; a step in place needs the thread that read a number
+to be the one that writes over it."""
 
 
 def configuration(kernel: str, shape: Shape, device: torch.device) -> Configuration:
@@ -54,12 +64,24 @@ def chosen(kernel: str, shape: Shape, family: str) -> Configuration:
     if not shape.hidden:
         return Configuration(0, 4 if family == "mfma" and widest <= 64 else 8, 1)
     block, warps, stages = TABLE[family][KERNELS.index(kernel)]
-    if widest == 16:
+    if widest == UNIT:
         warps, stages = 2, 1
-    if max(shape.key, shape.value) <= 32:
+    if max(shape.key, shape.value) <= 2 * UNIT:
         block = min(block, 32)
     if widest > 64:
-        block, stages = 16, 1
+        block, stages = UNIT, 1
     while shape.hidden % block:
         block //= 2
     return Configuration(block, warps, stages)
+
+
+def step_configuration(shapes: list[torch.Size], warp: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Tile sizes and launch options of a step, for a memory of layers [d_in, d_out] with d, e powers of two from 16 to 128
+    and a hidden width that is a multiple of 16, on a GPU with `warp` threads a warp."""
+    width, looped, value = shapes[0][0], shapes[0][1], shapes[-1][1]  # one layer is looped over its independent columns
+    sides = (width, value) if len(shapes) == 2 else (width,)
+    columns = min(looped & -looped, max(UNIT, STEP_TILE // max(sides)))  # so that no tile reaches past the end
+    fastest = max(sides) * columns // (warp * PER_THREAD)
+    allowed = min(sides) * columns // (warp * UNSHARED)
+    sizes = {"D": width, "V": value, "BLOCK": columns} | ({"E": looped} if len(shapes) == 2 else {})
+    return sizes, {"num_warps": max(1, min(fastest, allowed, 8)), "num_stages": 1}

@@ -1,21 +1,27 @@
-"""Groups of chunks through the kernels: what is allocated, what runs, in which order."""
+"""Groups of chunks, or one token, through the kernels: what is allocated, what runs, in which order."""
 
-# Kernels are called with numbers, which Triton makes its own constants of; its types do not say so:
-# pyright: reportArgumentType=false, reportCallIssue=false
+# Triton comes with few types, and they do not say that it makes its own constants of the numbers that kernels are called with:
+# pyright: reportArgumentType=false, reportCallIssue=false, reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
-from .configurations import configuration
-from .plan import READS, Sequences, Shape, groups, operand, precision
+from titans_kernels.support import fail
+
+from .configurations import configuration, step_configuration
+from .plan import Sequences, Shape, groups, operand, precision
 from .read import read_linear_kernel, read_mlp_kernel
 from .read_backward import read_linear_backward_kernel, read_mlp_backward_kernel, read_mlp_onto_kernel
 from .shares import share_backward_kernel, share_kernel
-from .tiles import D_VECTORS, NUMBERS, VECTORS
+from .step import step_deep_kernel, step_linear_kernel
+from .tiles import D_NUMBERS, D_VECTORS, NUMBERS, READ_ANCHOR, VECTORS
 from .write import write_linear_kernel, write_mlp_kernel
 from .write_backward import write_linear_backward_kernel, write_mlp_backward_kernel
 
@@ -48,6 +54,10 @@ class Call(NamedTuple):
         sizes = dict(CHUNK=shape.chunk, C=shape.tile, D=shape.key, V=shape.value)
         hidden = dict(E=shape.hidden, BE=config.block) if shape.hidden else {}
         return dict(**sizes, **hidden, OPERAND=operand(shape.dtype), PRECISION=precision(), **config.launch)
+
+    def empty(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Beside the inputs."""
+        return torch.empty(size, dtype=dtype, device=self.tokens[0].device)
 
     @property
     def longest_group(self) -> int:
@@ -111,11 +121,7 @@ def backward(
 
 def allocate(call: Call, backward: bool) -> Scratch:
     shape, g, lanes = call.shape, call.longest_group, call.lanes
-    c, device = shape.tile, call.tokens[0].device
-
-    def empty(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(size, dtype=dtype, device=device)
-
+    c, empty = shape.tile, call.empty
     square = (c,) if call.per_chunk else (c, c)
     return Scratch(
         shares=empty(g, lanes, VECTORS.value * c + NUMBERS.value),
@@ -129,16 +135,12 @@ def allocate(call: Call, backward: bool) -> Scratch:
 
 def allocate_gradient(call: Call) -> ScratchGradient:
     shape, g, lanes = call.shape, call.longest_group, call.lanes
-    c, device = shape.tile, call.tokens[0].device
-
-    def empty(*size: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(size, dtype=dtype, device=device)
-
+    c, empty = shape.tile, call.empty
     return ScratchGradient(
         slots=empty(g, lanes, 2 * shape.weights, dtype=shape.errors),
         trace=empty(g, lanes, c, 2 * shape.hidden + shape.value + shape.key, dtype=shape.errors),
-        shares=empty(g, lanes, D_VECTORS.value * c + 4, dtype=torch.float32),
-        G=empty(g, lanes, c, c, dtype=torch.float32),
+        shares=empty(g, lanes, D_VECTORS.value * c + D_NUMBERS.value),
+        G=empty(g, lanes, c, c),
     )
 
 
@@ -175,10 +177,7 @@ def write(
     tail = (n0, count, call.lanes, shape.heads, *places, call.max_norm)
     flags = dict(UNTIED=untied, BOUND=call.max_norm > 0, SAVE=out is not None)
     if shape.hidden:
-        write_mlp_kernel[(call.lanes,)](
-            *head, scratch.work, scratch.slots, scratch.trace, *tail,
-            **flags, **constants,
-        )  # fmt: skip
+        write_mlp_kernel[(call.lanes,)](*head, scratch.work, scratch.slots, scratch.trace, *tail, **flags, **constants)
     else:
         write_linear_kernel[(call.lanes,)](*head, scratch.slots, scratch.trace, *tail, **flags, **constants)
 
@@ -207,10 +206,8 @@ def read_backward(
     tail = (n0, call.lanes, shape.heads)
     flags = dict(PER_CHUNK=call.per_chunk, READ=call.read, UNTIED=untied)
     if shape.hidden:
-        read_mlp_backward_kernel[(count * call.lanes,)](
-            *head, *out, *tail, **flags, **constants,
-        )  # fmt: skip
-        if call.read == READS["anchor"]:
+        read_mlp_backward_kernel[(count * call.lanes,)](*head, *out, *tail, **flags, **constants)
+        if call.read == READ_ANCHOR.value:
             return
         read_mlp_onto_kernel[(count * call.lanes,)](
             q, k, d_y, call.sequences.info, scratch.shares, scratch.G, scratch.trace, gradient.slots, gradient.trace, *tail,
@@ -233,12 +230,46 @@ def write_backward(
     tail = (n0, count, call.lanes, shape.heads, call.max_norm)
     flags = dict(READ=call.read, UNTIED=untied, BOUND=call.max_norm > 0, BORDER=d_anchor_out is not None)
     if shape.hidden:
-        write_mlp_backward_kernel[(call.lanes,)](
-            *head, *after, scratch.work, *out, *tail,
-            **flags, **constants,
-        )  # fmt: skip
+        write_mlp_backward_kernel[(call.lanes,)](*head, *after, scratch.work, *out, *tail, **flags, **constants)
     else:
         write_linear_backward_kernel[(call.lanes,)](*head, *after, *out, *tail, **flags, **constants)
+
+
+Groups = tuple[list[Tensor], list[Tensor], list[Tensor]]
+"""Memory, momentum and anchor, each one contiguous float32 tensor [b, h, d_in, d_out] per layer."""
+
+
+def step(
+    tokens: tuple[Tensor, Tensor, Tensor], gates: tuple[Tensor, Tensor, Tensor], old: Groups, new: Groups, y: Tensor,
+    position: Tensor | None, ends: str, read: str, max_norm: float | None,
+) -> None:  # fmt: skip
+    """Write y and the state after one token.
+
+    tokens: q, k [b, h, d] and v [b, h, e]; gates: alpha, eta, theta [b, h]; any strides. y: [b, h, e], contiguous.
+    old, new: step in place where they are the same; an anchor must not be a memory then.
+    position: int64 [b] on the device, each row's place in its chunk after this token; needed if ends is "rows".
+    ends: whose chunk ends with this token: "none", "all", or the "rows" whose position is 0. Unless "none", the new
+        anchor is written, except where it is the new memory itself.
+    """
+    kernel: Any = step_linear_kernel if len(old[0]) == 1 else step_deep_kernel
+    if not y.is_cuda and isinstance(kernel, triton.JITFunction):
+        want = "them on a GPU, or TRITON_INTERPRET=1 set before Triton is imported"
+        fail("backend", f"'triton' with tensors on {y.device}", want)
+    if y.numel() == 0:
+        return
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in tokens)
+    b, h = y.shape[:2]
+    own_anchor = new[2][0] is not new[0][0]
+    sizes, options = step_configuration([w.shape[-2:] for w in old[0]], 64 if torch.version.hip else 32)
+    layers = [w for layer in zip(*old, *new, strict=True) for w in layer]
+    strides = [size for x in (q, k, v, *gates) for size in x.stride()[:2]]
+    with torch.cuda.device(y.device) if y.is_cuda else nullcontext():
+        kernel[(b * h,)](
+            q, k, v, *gates, y, *layers, position, h, max_norm or 0.0, *strides,
+            **sizes, READ=read, ENDS=ends, BOUND=max_norm is not None,
+            ANCHOR=own_anchor, COPY=ends == "rows" and new[2][0] is not old[2][0],
+            **options,
+        )  # fmt: skip
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:

@@ -1,13 +1,20 @@
-"""The memory as two torch operators, forward and backward, with shapes known to torch.compile.
+"""The memory as torch operators with shapes known to torch.compile: of sequences, forward and backward, and of one token.
 
-A state is packed: [rows, heads, W | S] for one layer, [rows, heads, W₁ | S₁ | W₂ | S₂] for two; an anchor is packed
-likewise, without S. What a call returns, and its shapes, depends on the arguments' shapes alone.
+Of sequences, a state is packed: [rows, heads, W | S] for one layer, [rows, heads, W₁ | S₁ | W₂ | S₂] for two; an anchor is
+packed likewise, without S. What a call returns, and its shapes, depends on the arguments' shapes alone.
 """
+
+# torch has no types for the functions that register operators:
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+
+from titans_kernels.support import fail
 
 from . import launch
 from .plan import Shape, sequences
@@ -19,17 +26,14 @@ def memory_forward(
     cu_seqlens: Tensor | None, position: Tensor | None,
     hidden: int, chunk: int, read: int, max_norm: float, per_chunk: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """→ y, the state and the anchor afterwards, and the states kept for the backward, one for a group of chunks.
-
-    q, k [b, t, h, d]; v [b, t, h, e]; gates [b, t, h], or [b, n, h] with per_chunk. anchor: None where it is the
-    state's memory. cu_seqlens, position: as for `memory_scan`, or None for rows of one length, for a fresh start.
-    hidden: 0 for a memory of one layer. read: of `plan.READS`. max_norm: 0 for none. keep: whether a backward may follow.
-    """
-    call = _call(q, k, v, alpha, eta, theta, state, anchor, cu_seqlens, position, hidden, chunk, read, max_norm,
-                 per_chunk, keep)  # fmt: skip
+    """→ y, the state and the anchor afterwards, and the states kept for the backward, one for a group of chunks; see `Inputs`.
+    keep: whether a backward may follow."""
+    given = Inputs(q, k, v, alpha, eta, theta, state, anchor, cu_seqlens, position, hidden, chunk, read, max_norm,
+                   per_chunk)  # fmt: skip
+    call = given.call(keep)
     y, state_out = call.tokens[2].new_empty(v.shape), state.contiguous().clone()
     anchor_out = _memory(state_out, call.shape) if anchor is None else anchor.contiguous().clone()
-    kept = state.new_empty(_kept(q, k, v, state, cu_seqlens, position, hidden, chunk, keep))
+    kept = state.new_empty(given.kept(keep))
     kept.index_copy_(0, call.sequences.info[:, 4], state)
     with torch.cuda.device_of(q):
         launch.forward(call, kept, y, state_out, anchor_out, keep)
@@ -37,11 +41,12 @@ def memory_forward(
 
 
 @memory_forward.register_fake
-def _(q, k, v, alpha, eta, theta, state, anchor, cu_seqlens, position, hidden, chunk, read, max_norm, per_chunk, keep):
-    shape = _shape(q, k, v, hidden, chunk)
-    kept = _kept(q, k, v, state, cu_seqlens, position, hidden, chunk, keep) if keep else (0,)
-    anchor_out = state.new_empty(*state.shape[:2], shape.weights)
-    return v.new_empty(v.shape), state.new_empty(state.shape), anchor_out, state.new_empty(kept)
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    given, keep = Inputs(*arguments[:-1]), arguments[-1]
+    state = given.state
+    anchor_out = state.new_empty(*state.shape[:2], given.shape.weights)
+    kept = state.new_empty(given.kept(keep) if keep else (0,))
+    return given.v.new_empty(given.v.shape), state.new_empty(state.shape), anchor_out, kept
 
 
 @torch.library.custom_op("titans::memory_backward", mutates_args=())
@@ -52,8 +57,9 @@ def memory_backward(
     hidden: int, chunk: int, read: int, max_norm: float, per_chunk: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """→ gradients of q, k, v, α, η, θ, the incoming state and the anchor (empty where there was none)."""
-    call = _call(q, k, v, alpha, eta, theta, d_state, anchor, cu_seqlens, position, hidden, chunk, read, max_norm,
-                 per_chunk, True)  # fmt: skip
+    given = Inputs(q, k, v, alpha, eta, theta, d_state, anchor, cu_seqlens, position, hidden, chunk, read, max_norm,
+                   per_chunk)  # fmt: skip
+    call = given.call(keep=True)
     d_state = d_state.contiguous().clone()
     d_tokens = [torch.zeros_like(x) for x in call.tokens]  # tokens outside every sequence stay 0
     d_gates = [torch.zeros_like(x) for x in call.gates]
@@ -72,27 +78,25 @@ def memory_backward(
 
 
 @memory_backward.register_fake
-def _(
-    d_y, d_state, d_anchor_out, q, k, v, alpha, eta, theta, kept, anchor, cu_seqlens, position,
-    hidden, chunk, read, max_norm, per_chunk,
-):  # fmt: skip
-    weights = _shape(q, k, v, hidden, chunk).weights if anchor is not None else 0
-    tensors = [x.new_empty(x.shape) for x in (q, k, v, alpha, eta, theta, d_state)]
-    return *tensors, d_state.new_empty(*d_state.shape[:2], weights)
+def _(_: Tensor, d_state: Tensor, __: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+    given = Inputs(*rest)._replace(state=d_state)
+    d_anchor = d_state.new_empty(*d_state.shape[:2], 0 if given.anchor is None else given.shape.weights)
+    return *(x.new_empty(x.shape) for x in given[:7]), d_anchor
 
 
-def _setup(ctx, inputs, output) -> None:
-    *tensors, hidden, chunk, read, max_norm, per_chunk, keep = inputs
-    q, k, v, alpha, eta, theta, state, anchor, cu_seqlens, position = tensors
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    given, keep = Inputs(*inputs[:-1]), inputs[-1]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, alpha, eta, theta, output[3], anchor, cu_seqlens, position)
-    ctx.options = (hidden, chunk, read, max_norm, per_chunk)
-    ctx.state_like = (state.shape, state.dtype, state.device)
+    ctx.save_for_backward(*given[:6], output[3], *given[7:10])
+    ctx.options = given[10:]
+    ctx.state_like = (given.state.shape, given.state.dtype, given.state.device)
     if not keep:
         raise RuntimeError("titans::memory_forward: got keep=False, want keep=True where a gradient is needed")
 
 
-def _backward(ctx, d_y, d_state, d_anchor_out, _):
+def _backward(
+    ctx: Any, d_y: Tensor | None, d_state: Tensor | None, d_anchor_out: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
     q, k, v, *rest = ctx.saved_tensors
     shape, dtype, device = ctx.state_like
     if d_y is None:
@@ -106,47 +110,70 @@ def _backward(ctx, d_y, d_state, d_anchor_out, _):
 memory_forward.register_autograd(_backward, setup_context=_setup)
 
 
-def _call(
-    q, k, v, alpha, eta, theta, state, anchor, cu_seqlens, position, hidden, chunk, read, max_norm, per_chunk, keep
-) -> launch.Call:
-    shape = _shape(q, k, v, hidden, chunk)
-    group = _group(shape, q, state, cu_seqlens, keep)
-    found = sequences(q, cu_seqlens, position, alpha.shape[1], chunk, group, anchor is not None, keep)
-    length = q.shape[1] if not per_chunk else sum(found.each) if cu_seqlens is not None else found.chunks
-    if {alpha.shape[1], eta.shape[1], theta.shape[1]} != {length}:
-        raise ValueError(
-            f"alpha, eta, theta: got {alpha.shape[1]}, {eta.shape[1]}, {theta.shape[1]} values, want {length}"
-        )
-    if cu_seqlens is not None and sum(found.lengths) != q.shape[1]:
-        raise ValueError(f"cu_seqlens: got {sum(found.lengths)} last, want {q.shape[1]}, the number of tokens")
-    tokens = (q.contiguous(), k.contiguous(), v.contiguous())
-    gates = (alpha.contiguous(), eta.contiguous(), theta.contiguous())
-    fixed = None if anchor is None else anchor.contiguous()
-    return launch.Call(shape, found, tokens, gates, fixed, group, read, max_norm, per_chunk)
+class Inputs(NamedTuple):
+    """What a call over sequences is given, in the operators' order, and what follows from it."""
 
+    q: Tensor
+    k: Tensor
+    """[b, t, h, d]."""
+    v: Tensor
+    """[b, t, h, e]."""
+    alpha: Tensor
+    eta: Tensor
+    theta: Tensor
+    """[b, t, h], or [b, n, h] with per_chunk."""
+    state: Tensor
+    anchor: Tensor | None
+    """None where it is the state's memory."""
+    cu_seqlens: Tensor | None
+    position: Tensor | None
+    """Both as for `memory_scan`, or None for rows of one length, for a fresh start."""
+    hidden: int
+    """0 for a memory of one layer."""
+    chunk: int
+    read: int
+    """Its place among `READS`."""
+    max_norm: float
+    """0 for none."""
+    per_chunk: bool
 
-def _shape(q: Tensor, k: Tensor, v: Tensor, hidden: int, chunk: int) -> Shape:
-    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    return Shape(q.shape[2], q.shape[3], hidden, v.shape[3], chunk, dtype)
+    @property
+    def shape(self) -> Shape:
+        q, k, v = self.q, self.k, self.v
+        dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+        return Shape(q.shape[2], q.shape[3], self.hidden, v.shape[3], self.chunk, dtype)
 
+    def group(self, keep: bool) -> int:
+        """Chunks worked off at a time."""
+        rows, t = self.state.shape[0], self.q.shape[1]
+        tokens = t if self.cu_seqlens is None else -(-t // max(rows, 1))
+        return self.shape.group(-(-tokens // self.chunk), max(rows * self.q.shape[2], 1), keep)
 
-def _group(shape: Shape, q: Tensor, state: Tensor, cu_seqlens: Tensor | None, keep: bool) -> int:
-    rows = state.shape[0]
-    tokens = q.shape[1] if cu_seqlens is None else -(-q.shape[1] // max(rows, 1))
-    return shape.group(-(-tokens // shape.chunk), max(rows * shape.heads, 1), keep)
+    def kept(self, keep: bool) -> tuple[int, ...]:
+        """Shape of the kept states: exact for rows of one length from a chunk's start, else large enough."""
+        (rows, *sizes), (b, t) = self.state.shape, self.q.shape[:2]
+        if not keep:
+            return rows, *sizes
+        group = self.group(keep)
+        if self.cu_seqlens is None and self.position is None:
+            chunks = -(-t // self.chunk)
+            return rows * max(1, -(-chunks // group)), *sizes
+        spare = rows if self.position is None else 3 * rows  # one that begins inside a chunk may have two groups more
+        return b * t // (self.chunk * group) + spare, *sizes
 
-
-def _kept(q, k, v, state, cu_seqlens, position, hidden: int, chunk: int, keep: bool) -> tuple[int, ...]:
-    """Shape of the kept states: exact for rows of one length from a chunk's start, else large enough."""
-    rows = state.shape[0]
-    if not keep:
-        return tuple(state.shape)
-    group = _group(_shape(q, k, v, hidden, chunk), q, state, cu_seqlens, keep)
-    if cu_seqlens is None and position is None:
-        chunks = -(-q.shape[1] // chunk)
-        return (rows * max(1, -(-chunks // group)), *state.shape[1:])
-    spare = rows if position is None else 3 * rows  # a sequence that begins inside a chunk may have two groups more
-    return (q.shape[0] * q.shape[1] // (chunk * group) + spare, *state.shape[1:])
+    def call(self, keep: bool) -> launch.Call:
+        gates, group, t = (self.alpha, self.eta, self.theta), self.group(keep), self.q.shape[1]
+        values, untied = [x.shape[1] for x in gates], self.anchor is not None
+        found = sequences(self.q, self.cu_seqlens, self.position, values[0], self.chunk, group, untied, keep)
+        length = t if not self.per_chunk else found.chunks if self.cu_seqlens is None else sum(found.each)
+        if set(values) != {length}:
+            fail("alpha, eta, theta", f"{', '.join(map(str, values))} values", length)
+        if self.cu_seqlens is not None and sum(found.lengths) != t:
+            fail("cu_seqlens", f"{sum(found.lengths)} last", f"{t}, the number of tokens")
+        tokens = (self.q.contiguous(), self.k.contiguous(), self.v.contiguous())
+        gates = (self.alpha.contiguous(), self.eta.contiguous(), self.theta.contiguous())
+        anchor = None if self.anchor is None else self.anchor.contiguous()
+        return launch.Call(self.shape, found, tokens, gates, anchor, group, self.read, self.max_norm, self.per_chunk)
 
 
 def _memory(state: Tensor, shape: Shape, add: Tensor | None = None, rows: list[int] | None = None) -> Tensor:
@@ -160,3 +187,47 @@ def _memory(state: Tensor, shape: Shape, add: Tensor | None = None, rows: list[i
             state[rows, :, start : start + size] += add[rows, :, done : done + size]
         done += size
     return torch.cat([state[..., start : start + size] for start, size in layers], -1)
+
+
+@torch.library.custom_op("titans::memory_step", mutates_args=())
+def memory_step(
+    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor,
+    memory: list[Tensor], momentum: list[Tensor], anchor: list[Tensor], position: Tensor | None,
+    ends: str, read: str, max_norm: float | None,
+) -> list[Tensor]:  # fmt: skip
+    """y, memory, momentum and, if ends is "rows", anchor after one token; see `launch.step`."""
+    memory, momentum, anchor = ([w.contiguous() for w in group] for group in (memory, momentum, anchor))
+    y, *new = _stepped(v, memory, ends)
+    depth = len(memory)
+    after = {"none": anchor, "all": new[:depth], "rows": new[2 * depth :]}[ends]
+    groups = (new[:depth], new[depth : 2 * depth], after)
+    launch.step((q, k, v), (alpha, eta, theta), (memory, momentum, anchor), groups, y, position, ends, read, max_norm)
+    return [y, *new]
+
+
+@memory_step.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+    return _stepped(v, memory=rest[3], ends=rest[7])
+
+
+def _stepped(v: Tensor, memory: list[Tensor], ends: str) -> list[Tensor]:
+    groups = 3 if ends == "rows" else 2
+    return [v.new_empty(v.shape), *(w.new_empty(w.shape) for _ in range(groups) for w in memory)]
+
+
+@torch.library.custom_op("titans::memory_step_in_place", mutates_args=("memory", "momentum", "anchor"))
+def memory_step_in_place(
+    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor,
+    memory: list[Tensor], momentum: list[Tensor], anchor: list[Tensor], position: Tensor | None,
+    ends: str, read: str, max_norm: float | None,
+) -> Tensor:  # fmt: skip
+    """y after one token; the state, of contiguous tensors without overlap, is written over."""
+    y = v.new_empty(v.shape)
+    state = (memory, momentum, anchor)
+    launch.step((q, k, v), (alpha, eta, theta), state, state, y, position, ends, read, max_norm)
+    return y
+
+
+@memory_step_in_place.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tensor:
+    return v.new_empty(v.shape)

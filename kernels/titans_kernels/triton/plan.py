@@ -1,5 +1,8 @@
 """How a call is laid out for the kernels: sequences, groups of chunks, sizes, launch configurations."""
 
+# Triton comes without types:
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import math
@@ -12,9 +15,11 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
+from titans_kernels.options import UNIT
+from titans_kernels.state import integers
+
 INTERPRETED = bool(knobs.runtime.interpret)
 """Whether the kernels run under Triton's interpreter (TRITON_INTERPRET=1), on the CPU: settled when they are imported."""
-READS = {"after": 0, "before": 1, "anchor": 2}
 SMALL_CALL, SMALL_SCRATCH = 2**28, 2**26
 """A call whose inputs, outputs and gradients take less bytes than the first is granted the second as scratch: few
 launches for short sequences."""
@@ -37,7 +42,7 @@ class Shape(NamedTuple):
     @property
     def tile(self) -> int:
         """Rows of a chunk's tile."""
-        return max(16, 1 << (self.chunk - 1).bit_length())
+        return max(UNIT, 1 << (self.chunk - 1).bit_length())
 
     @property
     def weights(self) -> int:
@@ -94,11 +99,11 @@ def sequences(
 ) -> Sequences:  # fmt: skip
     """gates: the length of the gates' second axis. keep: a state for each group, not one a sequence."""
     rows = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
-    positions = [0] * rows if position is None else position.tolist()
+    positions = [0] * rows if position is None else integers(position)
     if cu_seqlens is None:
         lengths = [q.shape[1]] * rows
     else:
-        lengths = [stop - start for start, stop in pairwise(cu_seqlens.tolist())]
+        lengths = [stop - start for start, stop in pairwise(integers(cu_seqlens))]
     chunks = [-(-(p + n) // chunk) if n else 0 for p, n in zip(positions, lengths, strict=True)]
     kept = [max(1, sum(1 for _ in groups(n, group, untied))) if keep else 1 for n in chunks]
     if cu_seqlens is None and len(set(positions)) == 1:

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from .tiles import (
     NUMBERS,
+    READ_ANCHOR,
     VECTORS,
     block,
     live_rows,
@@ -42,7 +43,7 @@ def read_linear_kernel(
     start = token + i * CHUNK - position
     query = load_tokens(q, start, head, heads, first, stop, C, D)
     out = tl.zeros([C, V], tl.float32)
-    if READ == 2:
+    if READ == READ_ANCHOR:
         A = tl.load(block(slots + at * SIZE, 0, 0, V, D, V)).to(tl.float32)
         if UNTIED:
             A = tl.load(block(anchor + lane.to(tl.int64) * D * V, 0, 0, V, D, V))
@@ -86,7 +87,7 @@ def read_mlp_kernel(
     z = trace + at * C * (2 * E + V)
     back, delta = z + C * E, z + 2 * C * E
     out = tl.zeros([C, V], tl.float32)
-    if READ == 2:
+    if READ == READ_ANCHOR:
         anchor += lane.to(tl.int64) * E * (D + V)
         for e in tl.range(0, E, BE, disable_licm=True):
             if UNTIED:

@@ -8,8 +8,10 @@ import triton
 import triton.language as tl
 
 from .tiles import (
+    D_NUMBERS,
     D_VECTORS,
     NUMBERS,
+    READ_ANCHOR,
     VECTORS,
     block,
     live_rows,
@@ -52,7 +54,7 @@ def read_linear_backward_kernel(
     d_k = block(d_trace + C * V, 0, 0, D, C, D)
     d_W = block(d_slots, 0, 0, V, D, V)
     d_S = block(d_slots + D * V, 0, 0, V, D, V)
-    if READ == 2:
+    if READ == READ_ANCHOR:
         A = tl.load(block(slots, 0, 0, V, D, V)).to(tl.float32)
         if UNTIED:
             A = tl.load(block(anchor + lane.to(tl.int64) * D * V, 0, 0, V, D, V))
@@ -75,7 +77,7 @@ def read_linear_backward_kernel(
         d_query = beta[:, None] * through
         S = tl.load(block(slots + D * V, 0, 0, V, D, V))
         through = product(d_out, tl.trans(S), tl.zeros([C, D], tl.float32), OPERAND, PRECISION)
-        _store_shares(d_shares + at * (D_VECTORS * C + 4), of_beta, tl.sum(query * through, 1),
+        _store_shares(d_shares + at * (D_VECTORS * C + D_NUMBERS), of_beta, tl.sum(query * through, 1),
                       rows, first, stop, C, READ)  # fmt: skip
         d_query += f[:, None] * through
         key = load_tokens(k, start, head, heads, first, stop, C, D)
@@ -131,7 +133,7 @@ def read_mlp_backward_kernel(
     d_delta = block(d_active + 2 * C * E, 0, 0, V, C, V)
     d_k = block(d_active + 2 * C * E + C * V, 0, 0, D, C, D)
     d_query = tl.zeros([C, D], tl.float32)
-    if READ == 2:
+    if READ == READ_ANCHOR:
         anchor += lane.to(tl.int64) * E * (D + V)
         for e in tl.range(0, E, BE, disable_licm=True):
             if UNTIED:
@@ -190,7 +192,7 @@ def read_mlp_backward_kernel(
             of_f += tl.sum(by_S * d_x, 1)
             d_query = product(beta[:, None] * d_x, tl.trans(W), d_query, OPERAND, PRECISION)
             d_query = product(f[:, None] * d_x, tl.trans(S), d_query, OPERAND, PRECISION)
-        _store_shares(d_shares + at * (D_VECTORS * C + 4), of_beta, of_f, rows, first, stop, C, READ)
+        _store_shares(d_shares + at * (D_VECTORS * C + D_NUMBERS), of_beta, of_f, rows, first, stop, C, READ)
         tl.debug_barrier()  # what the loop stored is read back below, by other threads
 
         scores = tl.zeros([C, C], tl.float32)  # of the second layer

@@ -7,7 +7,7 @@ exactly 0 and 1 are exact in value and gradient. With one gate a chunk, G and H 
 import triton
 import triton.language as tl
 
-from .tiles import D_VECTORS, NUMBERS, VECTORS, live_rows, sequence
+from .tiles import D_NUMBERS, D_VECTORS, NUMBERS, READ_ANCHOR, VECTORS, live_rows, sequence
 
 
 @triton.jit(do_not_specialize=["n0"])
@@ -82,7 +82,7 @@ def share_backward_kernel(
     at = slot.to(tl.int64) * lanes + lane
     token += i * CHUNK - position
     shares += at * (VECTORS * C + NUMBERS)
-    d_shares += at * (D_VECTORS * C + 4)
+    d_shares += at * (D_VECTORS * C + D_NUMBERS)
     d_G += at * C * C
     G += at * (C if PER_CHUNK else C * C)
     H += at * (C if PER_CHUNK else C * C)
@@ -99,7 +99,7 @@ def share_backward_kernel(
         where = ((gate + i) if PER_CHUNK else (token + r)) * heads + head
         keep = 1.0 - tl.load(alpha + where).to(tl.float32)
         decay = tl.load(eta + where).to(tl.float32)
-        if READ != 2:
+        if READ != READ_ANCHOR:
             read = r + READ < stop  # "before": row r is what the next token reads
             d_G_row += tl.load(d_G + r * C + column, mask=read & (column >= first) & (column <= r), other=0.0)
             d_beta += tl.load(d_shares + r, mask=read, other=0.0)

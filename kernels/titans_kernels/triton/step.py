@@ -5,79 +5,8 @@ counts: a program passes over the state in tiles of whole 64-byte pieces, 16 byt
 anchor from the cache where it needs it again. Rows may stand at different places of their chunks.
 """
 
-import contextlib
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-TILE = 2048
-"""Numbers of a tile, where the widths let it be so small."""
-PER_THREAD = 8
-"""Numbers of a tile that a thread holds: six tiles are alive at once, and two programs should fit a multiprocessor."""
-UNSHARED = 4
-"""At least so many, or a number would be held by several threads; a step in place needs the thread that read a number
-to be the one that writes over it."""
-
-Groups = tuple[list[Tensor], list[Tensor], list[Tensor]]
-
-
-def launch_step(
-    tokens: tuple[Tensor, Tensor, Tensor],
-    gates: tuple[Tensor, Tensor, Tensor],
-    old: Groups,
-    new: Groups,
-    y: Tensor,
-    position: Tensor | None,
-    ends: str,
-    read: str,
-    max_norm: float | None,
-) -> None:
-    """Write y and the state after one token.
-
-    tokens: q, k [b, h, d] and v [b, h, e]; gates: alpha, eta, theta [b, h]; any strides.
-    old, new: memory, momentum and anchor, each one contiguous float32 tensor [b, h, d_in, d_out] per layer. Step in
-        place where they are the same; an anchor must not be a memory then.
-    y: [b, h, e], contiguous.
-    position: int64 [b] on the device, each row's place in its chunk after this token; needed if ends is "rows".
-    ends: whose chunk ends with this token: "none", "all", or the "rows" whose position is 0. Unless "none", the new
-        anchor is written, except where it is the new memory itself.
-    """
-    kernel: Any = step_linear_kernel if len(old[0]) == 1 else step_deep_kernel
-    if not y.is_cuda and isinstance(kernel, triton.JITFunction):
-        raise ValueError(
-            f"backend: got 'triton' with tensors on {y.device}, want them on a GPU, or TRITON_INTERPRET=1 set before Triton "
-            "is imported"
-        )
-    if y.numel() == 0:
-        return
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in tokens)
-    b, h = y.shape[:2]
-    own_anchor = new[2][0] is not new[0][0]
-    sizes, options = configuration([w.shape[-2:] for w in old[0]], 64 if torch.version.hip else 32)
-    layers = [w for layer in zip(*old, *new, strict=True) for w in layer]
-    strides = [size for x in (q, k, v, *gates) for size in x.stride()[:2]]
-    with torch.cuda.device(y.device) if y.is_cuda else contextlib.nullcontext():
-        kernel[(b * h,)](
-            q, k, v, *gates, y, *layers, position, h, max_norm or 0.0, *strides,
-            **sizes, READ=read, ENDS=ends, BOUND=max_norm is not None,
-            ANCHOR=own_anchor, COPY=ends == "rows" and new[2][0] is not old[2][0],
-            **options,
-        )  # fmt: skip
-
-
-def configuration(shapes: list[torch.Size], warp: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Tile sizes and launch options for a memory of layers [d_in, d_out] with d, e powers of two from 16 to 128 and a
-    hidden width that is a multiple of 16, on a GPU with `warp` threads a warp."""
-    width, looped, value = shapes[0][0], shapes[0][1], shapes[-1][1]  # one layer is looped over its independent columns
-    sides = (width, value) if len(shapes) == 2 else (width,)
-    columns = min(looped & -looped, max(16, TILE // max(sides)))  # so that no tile reaches past the end
-    fastest = max(sides) * columns // (warp * PER_THREAD)
-    allowed = min(sides) * columns // (warp * UNSHARED)
-    sizes = {"D": width, "V": value, "BLOCK": columns} | ({"E": looped} if len(shapes) == 2 else {})
-    return sizes, {"num_warps": max(1, min(fastest, allowed, 8)), "num_stages": 1}
 
 
 @triton.jit

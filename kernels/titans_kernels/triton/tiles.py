@@ -8,6 +8,10 @@ inside one, and where C was rounded up to a power of two. They are read as zeros
 import triton
 import triton.language as tl
 
+from titans_kernels.options import READS
+
+READ_ANCHOR = tl.constexpr(READS.index("anchor"))
+"""READ is 0 or 1, by how many tokens the memory that is read lies back, or this."""
 INFO = tl.constexpr(5)
 """Fields of a sequence: first token, length, position in its first chunk, first gate where one serves a chunk, and
 first entry among the kept states."""
@@ -16,7 +20,9 @@ VECTORS = tl.constexpr(5)
 NUMBERS = tl.constexpr(8)
 """After them: β_c, f_c, m_c at the chunk's end, one unused; what the bound multiplied W₁, S₁, W₂, S₂ with."""
 D_VECTORS = tl.constexpr(4)
-"""Vectors of their gradient: of β and f as read; of G_c, H_c as written. Then those of β_c, f_c, m_c, and one unused."""
+"""Vectors of their gradient: of β and f as read; of G_c, H_c as written. """
+D_NUMBERS = tl.constexpr(4)
+"""After them: of β_c, f_c, m_c, and one unused."""
 
 
 @triton.jit

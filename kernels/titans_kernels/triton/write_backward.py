@@ -9,8 +9,10 @@ import triton
 import triton.language as tl
 
 from .tiles import (
+    D_NUMBERS,
     D_VECTORS,
     NUMBERS,
+    READ_ANCHOR,
     VECTORS,
     block,
     carries,
@@ -61,7 +63,7 @@ def write_linear_backward_kernel(
         at = (i - n0).to(tl.int64) * lanes + lane
         first, stop = live_rows(i, length, position, CHUNK)
         share = shares + at * (VECTORS * C + NUMBERS)
-        d_share = d_shares + at * (D_VECTORS * C + 4)
+        d_share = d_shares + at * (D_VECTORS * C + D_NUMBERS)
         start = token + i * CHUNK - position
         if BOUND:
             after = slots + ((i + 1 - n0).to(tl.int64) * lanes + lane) * SIZE
@@ -106,7 +108,7 @@ def write_linear_backward_kernel(
         if UNTIED:
             of_A = product(tl.trans(key), d_z, tl.zeros([D, V], tl.float32), OPERAND, PRECISION)
             d_W = beta * d_W
-            if READ == 2:
+            if READ == READ_ANCHOR:
                 of_A += of_W
             else:
                 d_W += of_W
@@ -164,7 +166,7 @@ def write_mlp_backward_kernel(
         at = (i - n0).to(tl.int64) * lanes + lane
         first, stop = live_rows(i, length, position, CHUNK)
         share = shares + at * (VECTORS * C + NUMBERS)
-        d_share = d_shares + at * (D_VECTORS * C + 4)
+        d_share = d_shares + at * (D_VECTORS * C + D_NUMBERS)
         start = token + i * CHUNK - position
         target = work + (lane + (step % 2) * lanes) * SIZE
         slot = slots + at * SIZE
@@ -320,7 +322,7 @@ def _carry_on(source, slot, d_slot, target, d_anchor, d_anchor_out, beta, f, m, 
         of_anchor = tl.zeros([FLAT], tl.float32)
         if BORDER:
             of_anchor = tl.load(d_anchor_out + at, mask=known & begun, other=0.0)
-        if UNTIED and READ == 2:  # the reads saw the anchor
+        if UNTIED and READ == READ_ANCHOR:  # the reads saw the anchor
             of_anchor += of_memory
         else:
             d_W += of_memory

@@ -1,0 +1,92 @@
+"""What the loop trains: a model, the loss of a part of a step, and what else a kind of training has of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+
+class Tally(NamedTuple):
+    """What the parts of a step came to, over all devices."""
+
+    loss: float
+    finite: bool
+    bases: int
+    scale: float
+    """What the gradient is multiplied by; 0 where there was nothing to learn from."""
+    figures: dict[str, float]
+    """More of it, by name."""
+
+
+class Step(NamedTuple):
+    """One step of the optimiser."""
+
+    number: int
+    """From 1."""
+    loss: float
+    bases: int
+    lr: float
+    gradient_norm: float
+    """Before clipping; 0 where there was none."""
+    skipped: bool
+    """True where loss or gradient was not finite, and the parameters were left alone."""
+    seconds: float
+    """Since the training began, those before it went on included."""
+    bases_per_second: float
+    figures: dict[str, float]
+
+
+class Learner(nn.Module):
+    """A model with the loss of it. What is trained otherwise than by one loss per part overrides more than `loss`."""
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.model, self.seed = model, seed
+        self._losses: list[Tensor] = []
+
+    def loss(self, part: Any) -> Tensor:
+        """Of one part of a step, to be added to those of the other parts: a tensor of one number."""
+        raise NotImplementedError
+
+    def entropy(self, step: int, place: int, rank: int) -> Sequence[int] | None:
+        """What a part's random numbers, as those of dropout, are drawn from; None: where the part before left off."""
+        del rank
+        return None if place else (self.seed, step)
+
+    def forward(self, part: Any) -> Tensor:
+        """The loss, noted for `tally`."""
+        loss = self.loss(part)
+        self._losses.append(loss.detach())
+        return loss
+
+    def tally(self, fabric: Fabric) -> Tally:
+        """After the last part of a step."""
+        del fabric
+        loss = 0.0
+        for one in self._losses:
+            loss += float(one)
+        self._losses.clear()
+        return Tally(loss, math.isfinite(loss), 0, 1.0, {})
+
+    def skip(self) -> None:
+        """Told of a step that was passed over."""
+
+    def row(self, step: Step, found: dict[str, float] | None) -> dict[str, float] | None:
+        """What is written down of a step, and of the validation where there was one; None: nothing."""
+        del step, found
+
+    def note(self, step: Step) -> str:
+        """A step in a few words."""
+        return f"loss {step.loss:.3f}"
+
+    def keep(self) -> dict[str, Any]:
+        """What else a checkpoint needs: plain values and tensors."""
+        return {}
+
+    def restore(self, values: dict[str, Any], device: torch.device) -> None:
+        """Put back what `keep` gave."""
