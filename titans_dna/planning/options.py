@@ -34,8 +34,7 @@ class PlanFlags:
         "train", "train, or read without a gradient, as embed and remember do.", name="pass"
     )
     memory: str = option(
-        "",
-        "Memory of a device: 80GB, 16GiB; empty: what this machine has available. Settings stay below 90 % of it.",
+        "", "Memory of a device: 80GB, 16GiB; empty: what this machine has available. Settings stay below 90 % of it."
     )
     devices: int = option(1, "Devices that train side by side, each with windows of its own.", least=1)
     batch_size: int = option(

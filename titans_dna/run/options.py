@@ -133,7 +133,7 @@ class Options:
     record: ClassVar[str] = "run.yaml"
     """The file of a run's directory with its options."""
     beside: ClassVar[bool] = False
-    """Whether `--out` is a file, and the directory of an unfinished run stands beside it."""
+    """Whether `--out` appears whole or not at all, and the directory of an unfinished run stands beside it."""
     overridable: ClassVar[bool] = False
     """Whether the last one counts of a flag that is there twice, as where a script adds to a command; else that is refused, as
     is a list that is there twice."""
