@@ -13,7 +13,7 @@ from titans_dna.genome.intervals import Interval, Split
 from titans_dna.genome.sampler import Window
 from titans_dna.labels.annotation import Feature
 from titans_dna.labels.windows import LabelledGenome
-from titans_dna.metrics.bases import evaluate_bases
+from titans_dna.metrics import evaluate_bases
 from titans_dna.tokens.strands import reverse_complement
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ from titans_dna.genome.intervals import Interval, merge
 from titans_dna.genome.sampler import Window
 from titans_dna.labels.annotation import Feature
 from titans_dna.labels.windows import LabelledGenome
-from titans_dna.metrics.sequences import validation_loss
+from titans_dna.metrics import validation_loss
 from titans_dna.tokens.kmers import kmer_codes
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.vocabulary import base_digits

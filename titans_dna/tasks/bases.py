@@ -15,8 +15,7 @@ from titans_dna.genome.intervals import Interval, Split, read_bed, split_by_bed,
 from titans_dna.genome.sampler import Window
 from titans_dna.labels.annotation import read_annotation
 from titans_dna.labels.windows import LabelledGenome
-from titans_dna.metrics.bases import evaluate_bases
-from titans_dna.metrics.sequences import Estimate, validation_loss
+from titans_dna.metrics import Estimate, evaluate_bases, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.reading.stream import group, padded
 from titans_dna.run.files import replacing
