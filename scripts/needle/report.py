@@ -12,7 +12,7 @@ import torch
 from needle.background import Background
 from needle.options import NeedleOptions
 from needle.results import MARKDOWN, PLOT, Row, bases, plot, table, words
-from titans_dna.run.tables import NONE, markdown, write_text
+from titans_dna.run.files import NONE, markdown, write_text
 
 GATES = ("forget_background", "forget_needle", "half_life", "rate_background", "rate_needle")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from needle.probe import Answer
-from titans_dna.run.tables import NONE, markdown, write_csv, write_figure
+from titans_dna.run.files import NONE, markdown, write_csv, write_figure
 
 CSV, MARKDOWN, PLOT = "results.csv", "needle.md", "needle.png"
 CHANCE = 0.25

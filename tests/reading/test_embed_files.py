@@ -21,7 +21,7 @@ from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.reading import embed_files as run
+from titans_dna.reading import embed as run
 from titans_dna.reading import parts, source
 from titans_dna.reading.embed import embed
 from titans_dna.reading.options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions

@@ -18,7 +18,7 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks import benchmark as benchmarking
+from titans_dna.tasks import suite as benchmarking
 from titans_dna.tasks.suite import SetResult, find_sets, load_published, note
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 

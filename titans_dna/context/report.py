@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from titans_dna.metrics import Estimate
-from titans_dna.run.tables import markdown, write_csv, write_figure, write_text
+from titans_dna.run.files import markdown, write_csv, write_figure, write_text
 from titans_dna.tokens.kmers import kmer_codes
 from titans_dna.tokens.vocabulary import base_digits
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from titans_dna.nn.finetuned import FineTuned, Question, turned
-from titans_dna.nn.heads import PooledHead, TokenHead
-from titans_dna.reading.pools import Pooled
+from titans_dna.nn.finetuned import FineTuned, PooledHead, Question, TokenHead, turned
+from titans_dna.reading.embed import Pooled
 from titans_dna.reading.source import Source, TextSource, as_source
 from titans_dna.reading.stream import Ids, Piece, calls, evaluating, group, hidden, padded, read, stream
 from titans_dna.tokens.strands import reverse_complement
