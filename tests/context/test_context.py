@@ -13,8 +13,8 @@ from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.context import run as context_run
+from titans_dna.context.report import describe, short, table
 from titans_dna.context.score import score
-from titans_dna.context.table import describe, short, table
 from titans_dna.nn.model import Output, TitansDNA
 from titans_dna.tokens.tokenizer import make_tokenizer
 

@@ -11,18 +11,16 @@ import numpy as np
 import torch
 
 from titans_dna.checkpoint import open_model
-from titans_dna.context.modes import memory_off, reset_memory
 from titans_dna.context.options import ContextOptions
 from titans_dna.context.places import Place, choose_places, held_out
-from titans_dna.context.report import write_report
-from titans_dna.context.score import score
+from titans_dna.context.report import Row, describe, table, write_report
+from titans_dna.context.score import memory_off, reset_memory, score
 from titans_dna.context.scores import Scores
-from titans_dna.context.table import Row, describe, table
 from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.files import check_writable
 from titans_dna.run.progress import Progress
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 
 class Result(NamedTuple):

@@ -52,8 +52,7 @@ def benchmark(options: BenchmarkOptions, *, resume: bool = False) -> BenchmarkRe
         diverged: list[str] = []
         table = ""
         for number, (name, data) in enumerate(sets.items(), 1):
-            say(f"{name} ({number} of {len(sets)})")
-            result, failed = _run_set(options, name, data)
+            result, failed = _run_set(options, name, data, f"{name} ({number} of {len(sets)})")
             done.append(result)
             diverged += [name] * failed
             table = write_benchmark(home.path, published, done, _notes(options))
@@ -63,26 +62,27 @@ def benchmark(options: BenchmarkOptions, *, resume: bool = False) -> BenchmarkRe
             raise ValueError(
                 f"--root: none of {len(done)} data sets can be used; the first, {done[0].name}: {done[0].reason}"
             )
+        for one in done:
+            if one.results is None:
+                say(f"{one.name}: not run: {one.reason}")
         return BenchmarkResult(home.path, tuple(diverged), table)
 
 
-def _run_set(options: BenchmarkOptions, name: str, data: Path) -> tuple[SetResult, bool]:
+def _run_set(options: BenchmarkOptions, name: str, data: Path, title: str) -> tuple[SetResult, bool]:
     """A set's results; whether a seed diverged."""
     place = Path(options.run.out) / name
     known = _finished(place, options)
     if known is not None:
         check_started(options.of(data, place))
-        say("done before")
+        say(f"{title}\ndone before")
         return SetResult(name, known), False
     try:
-        found = finetune(options.of(data, place), resume=(place / RUN).exists())
+        found = finetune(options.of(data, place), resume=(place / RUN).exists(), title=title)
     except (ValueError, OSError) as error:
         # Options and model have been checked: what finetune refuses before it writes anything is the data.
         if (place / RUN).exists():
             raise
-        reason = " ".join(str(error).split())
-        say(f"not run: {reason}")
-        return SetResult(name, None, reason), False
+        return SetResult(name, None, " ".join(str(error).split())), False
     return SetResult(name, json.loads((place / JSON).read_text(encoding="utf-8"))), bool(found.diverged)
 
 
