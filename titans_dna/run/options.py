@@ -193,10 +193,10 @@ class Options:
 
     def difference(self, other: dict[str, Any]) -> str | None:
         """The first option that a run which goes on must share with its beginning, `other`, and does not, as a message."""
-        before = current_names(type(self), other)
+        now, before = self.resolved(), current_names(type(self), other)
         for flag in flags(type(self)):
             # An option that the earlier run does not know had what is now its default.
-            mine, theirs = _plain(self.value(flag)), before.get(flag.name, flag.default)
+            mine, theirs = _plain(now.value(flag)), before.get(flag.name, flag.default)
             if flag.kept and not flag.free and mine != theirs:
                 return f"--{flag.name}: got {mine!r}, but the run to resume has {theirs!r}"
         return None
