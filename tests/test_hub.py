@@ -16,7 +16,7 @@ from titans_dna.config import TitansConfig
 from titans_dna.hub import is_hub_id
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 
 def make(folder):

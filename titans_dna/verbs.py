@@ -113,7 +113,7 @@ def context(options: ContextOptions) -> int:
     """Score held-out bases after more and more context."""
     from titans_dna.context.run import bench_context
 
-    done = bench_context(options)
+    done = bench_context(options, resume=options.files.resume)
     print(f"\n{done.table}\nresults: {done.directory} (context.md, context.png, context.csv)")
     return 0
 

@@ -11,7 +11,7 @@ from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval, Split
 from titans_dna.genome.sampler import LengthWarmup
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 SPLIT = Split((Interval("a", 0, 3000), Interval("a", 3600, 5000)), (Interval("a", 3100, 3501),))
 

@@ -26,7 +26,7 @@ from titans_dna.reading import parts, source
 from titans_dna.reading.embed import embed
 from titans_dna.reading.options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions
 from titans_dna.run.signals import Stopped
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 TEXTS = {

@@ -15,8 +15,8 @@ from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.score import score_sequences
 from titans_dna.tasks.sequences import SequenceExamples, mutated, shuffled_batches
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 
 def rows(n, seed=0, low=4, high=90):

@@ -28,7 +28,7 @@ from titans_dna.tasks.fit import _Tuning, build, choose_trained, merge_adapters
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
 from titans_dna.tasks.score import score_sequences
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 FAST = ["--baselines", "none", "--batch_size", "16", "--valid_every", "3", "--lr", "0.01"]
 

@@ -18,11 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.intervals import Split
-from titans_dna.genome.sampler import LaneSampler, LengthWarmup, Plan, WindowSampler
-from titans_dna.genome.stretches import Window, find_gaps
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.genome.sampler import LaneSampler, LengthWarmup, Plan, Window, WindowSampler, find_gaps
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 
 class WindowBatch(TypedDict):

@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, manual_seed, nn
 from torch.utils.data import DataLoader, Dataset
 
-from titans_dna.metrics.sequences import Estimate
+from titans_dna.metrics import Estimate
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.tasks.options import FinetuneOptions

@@ -20,8 +20,7 @@ from titans_dna.genome.intervals import (
     split_by_contig,
     whole_contigs,
 )
-from titans_dna.genome.sampler import LengthWarmup, Plan, validation_plans
-from titans_dna.genome.stretches import Window
+from titans_dna.genome.sampler import LengthWarmup, Plan, Window, validation_plans
 from titans_dna.tokens.tokenizer import Tokenizer, make_tokenizer
 from titans_dna.train.options import EMBEDDED, DataOptions, PretrainOptions
 
