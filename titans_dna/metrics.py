@@ -1,4 +1,4 @@
-"""How good predictions are: metrics with bootstrap intervals."""
+"""How good predictions are, of sequences and of every base: metrics with bootstrap intervals."""
 
 from __future__ import annotations
 

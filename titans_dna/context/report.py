@@ -1,4 +1,4 @@
-"""The table as files: context.csv, context.md, context.png."""
+"""Scores to a table, bits per base of classes of bases and what context and memory change, and its files: csv, md, png."""
 
 from __future__ import annotations
 

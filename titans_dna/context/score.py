@@ -1,4 +1,4 @@
-"""Bits of the bases of a stretch after a context, read in pieces from a fresh start."""
+"""Bits of the bases of a stretch after a context, with the memory carried, started anew now and then, or never written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelled sequences in three splits, as everything that trains, scores or reports takes them."""
+"""Labelled sequences in three splits, as everything that trains, scores or reports takes them; and labels from their texts."""
 
 from __future__ import annotations
 

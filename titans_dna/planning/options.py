@@ -1,4 +1,4 @@
-"""What `titans-dna plan` is told."""
+"""What `titans-dna plan` is told; sizes as people write them: 250k, 1M, 3.1Gb, 80GB, and the way back."""
 
 from __future__ import annotations
 

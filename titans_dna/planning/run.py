@@ -1,4 +1,4 @@
-"""`titans-dna plan`: calibrate, choose, print."""
+"""`titans-dna plan`: calibrate, choose, and print a plan for people or for scripts."""
 
 from __future__ import annotations
 

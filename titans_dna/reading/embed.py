@@ -1,4 +1,4 @@
-"""Sequences to vectors."""
+"""Sequences to vectors, in memory and from files to a file, in parts that an interrupted run need not compute again."""
 
 from __future__ import annotations
 

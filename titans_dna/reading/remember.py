@@ -1,4 +1,4 @@
-"""Reading sequence of any length into a model's memory, and what each base cost to predict."""
+"""Reading sequence of any length into a model's memory: in Python, and from files into a state file, with marks on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; and files that may be gzipped."""
+"""Files that appear whole or not at all, tables and pictures among them; and files that may be gzipped."""
 
 from __future__ import annotations
 

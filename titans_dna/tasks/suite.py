@@ -1,4 +1,4 @@
-"""A suite of data sets: those below a directory, what others reached on them, and the table of a benchmark."""
+"""`titans-dna benchmark`: the data sets of a suite, the same fine-tuning on each, and one table beside what others reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all tokenisers share: the first twelve ids, tables over bytes, input checks, the JSON file."""
+"""What all tokenisers share: the first twelve ids, tables over bytes, input checks, the JSON file; and one token per base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language-model loss on DNA: nats per target, and bits per base."""
+"""The language-model loss on DNA: nats per target, bits per base, and bits per base of held-out sequence."""
 
 from __future__ import annotations
 

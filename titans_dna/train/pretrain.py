@@ -1,4 +1,4 @@
-"""Pretraining from genome files to a model directory: the order in which everything happens."""
+"""Pretraining from genome files to a model directory: the order in which everything happens, and what is left for people."""
 
 from __future__ import annotations
 
