@@ -21,12 +21,12 @@ from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.reading import embed_files as run
+from titans_dna.reading import embed as run
 from titans_dna.reading import parts, source
 from titans_dna.reading.embed import embed
 from titans_dna.reading.options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions
 from titans_dna.run.signals import Stopped
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 TEXTS = {

@@ -20,11 +20,11 @@ from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.nn.model import TitansDNA, tensors_of
-from titans_dna.reading import remember_files
+from titans_dna.reading import remember as remember_files
 from titans_dna.reading.bits import Bits
 from titans_dna.reading.embed import embed
 from titans_dna.reading.options import ReadOptions, ReadSpeedOptions, RememberOptions
-from titans_dna.reading.remember_files import MARK
+from titans_dna.reading.remember import MARK
 from titans_dna.run.directory import partial
 from titans_dna.tokens.tokenizer import make_tokenizer
 

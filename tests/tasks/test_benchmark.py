@@ -18,9 +18,9 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks import benchmark as benchmarking
+from titans_dna.tasks import suite as benchmarking
 from titans_dna.tasks.suite import SetResult, find_sets, load_published, note
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 TINY = "--preset tiny --variant lmm --epochs 0.1 --batch_size 8 --threads 1 --baselines majority length"
@@ -116,11 +116,11 @@ def test_gue_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
             table(tmp_path / "GUE" / name / f"{split}.csv", rows(count, number), "sequence,label")
     kept, seen = benchmarking.finetune, []
 
-    def stop(options, resume):
+    def stop(options, resume, **more):
         seen.append((Path(options.run.out).name, resume))
         if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return kept(options, resume=resume)
+        return kept(options, resume=resume, **more)
 
     monkeypatch.setattr(benchmarking, "finetune", stop)
     base = ["--suite", "GUE", "--root", "GUE", *TINY.split(), "--out", "b"]

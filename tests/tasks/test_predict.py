@@ -27,8 +27,8 @@ from titans_dna.tasks import predict as predicting
 from titans_dna.tasks import score as scoring
 from titans_dna.tasks.score import answers, predict, score_bases
 from titans_dna.tasks.use_options import PredictOptions, ScoringOptions, SequenceFileOptions
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 CLASSES = ("enhancer", "none", "promoter")
 TEXTS = {

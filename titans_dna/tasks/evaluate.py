@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
+from titans_dna import metrics
 from titans_dna.checkpoint import UNSAVED, open_model
 from titans_dna.labels.data import LabelledData
 from titans_dna.labels.read import read_known
-from titans_dna.metrics import sequences as metrics
-from titans_dna.metrics.sequences import Estimate
+from titans_dna.metrics import Estimate
 from titans_dna.nn.finetuned import FineTuned
 from titans_dna.nn.model import weights_fingerprint
 from titans_dna.nn.state import load_state
@@ -24,7 +23,7 @@ from titans_dna.run.directory import RunDirectory
 from titans_dna.run.files import replacing
 from titans_dna.run.progress import Progress
 from titans_dna.tasks.results import OURS, table, write_results
-from titans_dna.tasks.score import score_all, score_batches, score_groups
+from titans_dna.tasks.score import score_all, score_batches, score_groups, score_shape
 from titans_dna.tasks.sequences import score_rows, write_pictures
 from titans_dna.tasks.use_options import EvaluateOptions, RowOptions, ScoringOptions
 
@@ -114,8 +113,6 @@ def evaluate_files(options: EvaluateOptions, *, resume: bool = False) -> Evaluat
         about = _about(model, part, data)
         if resume:
             home.check_same({**about, "state": _digest(rows.state)}, _COMPARED)
-        if scoring.threads:
-            torch.set_num_threads(scoring.threads)
         home.open(options, {**about, "state": _digest(rows.state)})
         scores = _score(home.path / PARTIAL, model, data, scoring, state)
         scored = [score_rows(OURS, [0], [scores], data, None)]
@@ -174,9 +171,8 @@ def _score(
 ) -> np.ndarray:
     """Scores of all rows, those in `path` among them. Batches are cut from the longest row on, so the rows that are left
     fall into the batches that they would have been in."""
-    sequences, question = data.test.sequences, model.question
-    shape = () if question.task == "regression" else (question.outputs,)
-    found, done = np.zeros((len(sequences), *shape)), np.zeros(len(sequences), dtype=bool)
+    sequences = data.test.sequences
+    found, done = np.zeros((len(sequences), *score_shape(model.question))), np.zeros(len(sequences), dtype=bool)
     if path.exists():
         with np.load(path) as saved:
             found, done = saved["scores"], saved["done"]

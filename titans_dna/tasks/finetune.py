@@ -19,9 +19,8 @@ from titans_dna.nn.finetuned import Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.device import choose_device
 from titans_dna.run.directory import RunDirectory
-from titans_dna.run.files import replacing
+from titans_dna.run.files import replacing, write_text
 from titans_dna.run.progress import duration, say
-from titans_dna.run.tables import write_text
 from titans_dna.tasks.bases import BaseJob
 from titans_dna.tasks.fit import Examples, Fitted, check_tune, fit
 from titans_dna.tasks.options import FinetuneOptions
@@ -88,8 +87,9 @@ class FinetuneResult(NamedTuple):
     """The results in Markdown."""
 
 
-def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResult:
+def finetune(options: FinetuneOptions, *, resume: bool = False, title: str = "") -> FinetuneResult:
     """Fine-tune a model, or train one from scratch, and write its directory; with `resume`, go on with the run there.
+    title: said once the input is known to be good.
 
     All input is checked before anything is written. The directory then holds `run.yaml`, `data.json`,
     `data_report.md`, a directory for each seed, `results.md`, `results.csv`, `results.json`, and the model of the seed
@@ -113,7 +113,7 @@ def finetune(options: FinetuneOptions, *, resume: bool = False) -> FinetuneResul
             write_text(home.path / REPORT, report)
         if options.run.threads:
             torch.set_num_threads(options.run.threads)
-        say("\n".join([*job.lines(), *_plan(options, backbone)]))
+        say("\n".join([*([title] if title else []), *job.lines(), *_plan(options, backbone)]))
         seeds = [*range(options.train.seed, options.train.seed + options.train.seeds)]
         for seed in seeds:
             _run_seed(home.path / f"seed-{seed}", options, job, backbone, seed, device)
