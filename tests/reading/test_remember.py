@@ -301,7 +301,7 @@ def test_a_stopped_reading_goes_on_whoever_left_the_mark(files, capsys, monkeypa
     assert "going on from the mark of an earlier run" in error
     assert sum(tokens) == 1150 - 200
     assert not path.exists()
-    whole = [one.replace("out", "whole").replace("t.bg", "whole.bg") for one in LINE]
+    whole = [{"out": "whole", "t.bg": "whole.bg"}.get(one, one) for one in LINE]
     assert call(capsys, *whole)[0] == 0
     found, wanted = (titans_dna.load_state(name, model) for name in ("out", "whole"))
     assert found.about == wanted.about
