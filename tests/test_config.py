@@ -7,7 +7,7 @@ import yaml
 
 from titans_dna.config import READS, VARIANTS, TitansConfig, preset_names
 from titans_dna.nn.model import TitansDNA
-from titans_kernels import scan
+from titans_kernels import READS as READS_OF_THE_KERNELS
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +58,7 @@ def test_whole_numbers_pass_as_numbers():
 
 def test_reads_are_those_of_the_kernels():
     """Named here once more, so that the configuration needs no torch."""
-    assert READS == scan.READS
+    assert READS == READS_OF_THE_KERNELS
 
 
 SIZES = [

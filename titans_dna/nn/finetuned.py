@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_dna.config import TASKS, Task
-from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.tokens.tokenizer import Tokenizer
 
 UNITS = ("sequence", "base")
@@ -94,11 +94,12 @@ class Batch(NamedTuple):
 
 
 class FineTuned(nn.Module):
-    """Backbone and head; `tokenizer` is the backbone's."""
+    """Backbone and head; the tokenizer becomes the backbone's."""
 
     def __init__(self, backbone: TitansDNA, question: Question, tokenizer: Tokenizer, dropout: float = 0.0) -> None:
         super().__init__()
-        self.backbone, self.question, self.tokenizer = backbone, question, tokenizer
+        self.backbone, self.question = backbone, question
+        backbone.tokenizer = tokenizer
         self.packed = False
         """Run the rows of a batch end to end through the backbone, without their padding; the numbers are the same."""
         width = backbone.config.width
@@ -106,6 +107,11 @@ class FineTuned(nn.Module):
             self.head = TokenHead(width * (1 + question.both_strands), question.outputs, dropout)
         else:
             self.head = PooledHead(width, question.outputs, question.pool, dropout, question.bins, question.stretch)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes ids of sequences for it."""
+        return tokenizer_of(self.backbone)
 
     def forward(self, batch: Batch) -> Tensor:
         """What the head says of whole sequences: [b, outputs], or of each base [b, t, outputs]."""
