@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from titans_dna.checkpoint import load_finetuned, push_finetuned, save
+from titans_dna.checkpoint import FINETUNED, load_finetuned, push_finetuned, save
 from titans_dna.config import TitansConfig
 from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.nn.finetuned import FineTuned, Question
