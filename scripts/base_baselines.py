@@ -15,7 +15,7 @@ from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import split_by_blocks
 from titans_dna.labels.annotation import read_annotation
 from titans_dna.labels.windows import LabelledGenome
-from titans_dna.metrics.bases import evaluate_bases
+from titans_dna.metrics import evaluate_bases
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from titans_dna.baselines.sequences import kmers, length, majority
 from titans_dna.labels.data import LabelledData
 from titans_dna.labels.read import read_labelled
 from titans_dna.labels.report import deduplicated
-from titans_dna.metrics.sequences import Estimate, evaluate, spread
+from titans_dna.metrics import Estimate, evaluate, spread
 from titans_dna.tasks.cnn import cnn
 
 BASELINES: tuple[Callable[[LabelledData, int], np.ndarray], ...] = (majority, length, kmers, cnn)

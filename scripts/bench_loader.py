@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from titans_dna.genome.datamodule import GenomeDataModule
+from titans_dna.genome.batches import GenomeDataModule
 from titans_dna.genome.genome import Genome, open_genome
 from titans_dna.genome.intervals import split_by_blocks
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 SHAPES = ((1_024, 64, 0), (8_192, 8, 0), (65_536, 2, 0), (8_192, 8, 65_536))
 

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    options = parse(NeedleOptions, arguments, verb="bench needle", program="bench_needle.py")
+    options = parse(NeedleOptions, arguments, verb="bench needle", program="python scripts/bench_needle.py")
     from needle.run import bench_needle  # which brings torch along
 
     print(bench_needle(options, resume=options.run.resume))

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from titans_dna.config import TitansConfig
 from titans_dna.genome.genome import open_genome
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 ETAS = {"0": -200.0, "0.5": 0.0, "0.998": 6.0}
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.genome.genome import open_genome
 from titans_dna.nn.model import TitansDNA, tensors_of
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 LIMIT = 1e-4
 

@@ -15,7 +15,7 @@ from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA, weights_fingerprint
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 QUESTION = Question("multiclass", ("a", "b", "c"), pool="bins", bins=2, stretch=8)
 

@@ -12,11 +12,11 @@ import torch
 
 import titans_dna
 from titans_dna import checkpoint
+from titans_dna.checkpoint import is_hub_id
 from titans_dna.config import TitansConfig
-from titans_dna.hub import is_hub_id
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 
 def make(folder):

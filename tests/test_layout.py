@@ -9,74 +9,85 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Each module imports only from those before it; `config` and `titans_kernels` are for all.
-ORDER = [
-    ["config"],
-    ["packing", "layers", "attention", "memory", "blocks", "model", "transformer"],
-    ["data.vocabulary", "data.nucleotide", "data.kmer", "data.bpe", "data.tokenizer"],
-    ["data.records", "data.cache", "data.fasta", "data.regions", "data.intervals"],
-    ["data.stretches", "data.sampler", "data.dataset", "data.loader", "data.datamodule"],
-    ["markov"],
-    ["heads"],
-    ["device", "fingerprint", "hub", "checkpoint", "packed_state", "state_file"],
-    ["training"],
-    ["embedding"],
-    ["labelled"],
-    ["finetuning"],
-    ["huggingface"],
-    ["remembering"],
-    ["bench"],
-    ["planning"],
-    ["flags", "parsers", "cli"],
-]
-# The doors back: methods that import what they call when they are called.
-LAZY = {("model", "titans_dna.reading.embed"), ("model", "titans_dna.checkpoint")}
-COLUMNS = {1: {0, 1}, 2: {2}, 3: {2, 3}, 4: {2, 3, 4}, 5: {2, 5}, 6: {0, 1, 2, 3, 6}}
+ROOMS = (
+    "config",
+    "run",
+    "tokens",
+    "genome",
+    "nn",
+    "checkpoint",
+    "labels",
+    "reading",
+    "metrics",
+    "baselines",
+    "train",
+    "tasks",
+    "context",
+    "planning",
+    "huggingface",
+    "verbs cli",
+)
+"""From the ground up; a module imports from its own floor and from those below it."""
 
 
-def place(module):
-    for i, group in enumerate(ORDER):
-        for j, name in enumerate(group):
-            if module == name or module.startswith(name + "."):
-                return i, j
-    raise AssertionError(f"{module}: not in the import order of this test")
+def modules():
+    """Every module of both packages, by its name."""
+    found = {}
+    for base in ("titans_dna", "kernels/titans_kernels"):
+        for path in (ROOT / base).rglob("*.py"):
+            parts = path.relative_to((ROOT / base).parent).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+MODULES = modules()
+
+
+def imports(name):
+    """Modules that one names in an import, wherever it stands in its file."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module
-            if node.module == "titans_dna":
-                yield from (f"titans_dna.{alias.name}" for alias in node.names)
+            yield from (full if (full := f"{node.module}.{one.name}") in MODULES else node.module for one in node.names)
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (one.name for one in node.names)
 
 
-def test_import_order():
-    for path in (ROOT / "titans_dna").rglob("*.py"):
-        module = ".".join(path.relative_to(ROOT / "titans_dna").with_suffix("").parts).removesuffix(".__init__")
-        if ("." not in module and (ROOT / "titans_dna" / module).is_dir()) or module == "__init__":
-            continue
-        group, rank = place(module)
-        for found in imports(path):
-            if not found.startswith("titans_dna.") or found in ("titans_dna.data", "titans_dna.training"):
-                continue
-            if (module, found) in LAZY:
-                continue
-            other, before = place(found.removeprefix("titans_dna."))
-            allowed = COLUMNS.get(group, set(range(group + 1)))
-            assert other in allowed, f"{module} imports {found}"
-            assert other != group or group >= 7 or before < rank, f"{module} imports {found}"
+def floor(module):
+    room = module.split(".")[1]
+    return next(number for number, rooms in enumerate(ROOMS) if room in rooms.split())
+
+
+def test_no_arrow_points_up():
+    for name in MODULES:
+        if name.startswith("titans_dna."):
+            ours = (one for one in imports(name) if one.startswith("titans_dna."))
+            assert [one for one in ours if floor(one) > floor(name)] == [], name
+
+
+def test_no_import_circle():
+    """A module is done once all that it imports is; what is left when nothing more gets done is a circle."""
+    faces = ("titans_dna", "titans_kernels")  # the packages' own lists of names
+    waiting = {name: {one for one in imports(name) if one in MODULES and one not in (name, *faces)} for name in MODULES}
+    while ready := [name for name, needed in waiting.items() if not needed & waiting.keys()]:
+        for name in ready:
+            del waiting[name]
+    assert sorted(waiting) == []
+
+
+def test_the_house_is_small():
+    lines = {
+        name: len(path.read_text().splitlines()) for name, path in MODULES.items() if name.startswith("titans_dna")
+    }
+    assert max(lines.values()) <= 400
+    assert len(lines) <= 95
 
 
 def test_kernels_depend_on_torch_alone():
-    for path in (ROOT / "kernels" / "titans_kernels").rglob("*.py"):
-        for found in imports(path):
+    for name in (one for one in MODULES if one.startswith("titans_kernels")):
+        allowed = ("torch", "titans_kernels", "triton")[: 3 if ".triton." in name else 2]
+        for found in imports(name):
             top = found.split(".")[0]
-            allowed = (
-                ("torch", "titans_kernels", "triton") if path.parent.name == "triton" else ("torch", "titans_kernels")
-            )
-            assert top in allowed or top in sys.stdlib_module_names, f"{path.name} imports {found}"
+            assert top in allowed or top in sys.stdlib_module_names, f"{name} imports {found}"
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
 

@@ -47,7 +47,7 @@ def pretrain(options: PretrainOptions) -> int:
 
 def embed(options: EmbedOptions) -> int:
     """Turn sequences into vectors."""
-    from titans_dna.reading.embed_files import embed_files
+    from titans_dna.reading.embed import embed_files
 
     result = embed_files(options, resume=options.files.resume)
     *beside, vectors = result.files
@@ -58,7 +58,7 @@ def embed(options: EmbedOptions) -> int:
 
 def remember(options: RememberOptions) -> int:
     """Read sequence into a state file."""
-    from titans_dna.reading.remember_files import remember_files
+    from titans_dna.reading.remember import remember_files
 
     done = remember_files(options, resume=options.read.resume)
     bits = "" if math.isnan(done.bits_per_base) else f"bits per base: {done.bits_per_base:.4f}; "
@@ -102,7 +102,7 @@ def predict(options: PredictOptions) -> int:
 def benchmark(options: BenchmarkOptions) -> int:
     """Fine-tune on every data set of a suite."""
     _want_extra("benchmark")
-    from titans_dna.tasks import benchmark as benchmarking
+    from titans_dna.tasks import suite as benchmarking
 
     result = benchmarking.benchmark(options, resume=options.run.resume)
     print(f"\n{result.table}\nbenchmark: {result.directory} (benchmark.md, benchmark.csv)")
@@ -113,7 +113,7 @@ def context(options: ContextOptions) -> int:
     """Score held-out bases after more and more context."""
     from titans_dna.context.run import bench_context
 
-    done = bench_context(options)
+    done = bench_context(options, resume=options.files.resume)
     print(f"\n{done.table}\nresults: {done.directory} (context.md, context.png, context.csv)")
     return 0
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from titans_dna.config import TitansConfig
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.model import Output, TitansDNA
-from titans_dna.nn.transformer import Transformer
+from transformer import Transformer
 
 PEER = "titans-pytorch"
 PEER_VERSION = "0.5.5"

@@ -12,8 +12,8 @@ from titans_dna.checkpoint import LANGUAGE, read_weights, save, write_weights
 from titans_dna.config import TitansConfig
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.model import TitansDNA
-from titans_dna.nn.transformer import Transformer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
+from transformer import Transformer
 
 NeedleModel = TitansDNA | Transformer
 WINDOW = 128

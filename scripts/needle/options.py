@@ -42,10 +42,7 @@ class NeedleRunOptions:
     )
     models: tuple[str, ...] = option(MODELS, "Models to train and test, each by its name.", free=True)
     seeds: int = option(
-        1,
-        "Times that each model is trained and tested, from other random numbers each time.",
-        least=1,
-        free=True,
+        1, "Times that each model is trained and tested, from other random numbers each time.", least=1, free=True
     )
     threads: int = threads_option()
     resume: bool = resume_option()
@@ -64,14 +61,11 @@ class NeedleTaskOptions:
     )
     rows: tuple[int, ...] = option((4, 2, 2), "Rows of the test, one number for each of --needles.")
     distances: tuple[int, ...] = option(
-        (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000),
-        "Bases between the last planted pair and the question.",
+        (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000), "Bases between the last planted pair and the question."
     )
     piece: int = option(2048, "Bases of each row per call of the model; changes no answer.", least=1)
     full_limit: int = option(
-        16_384,
-        "Distance up to which transformer-full is tested: its memory and time grow with it.",
-        least=1,
+        16_384, "Distance up to which transformer-full is tested: its memory and time grow with it.", least=1
     )
 
 

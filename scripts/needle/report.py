@@ -12,7 +12,7 @@ import torch
 from needle.background import Background
 from needle.options import NeedleOptions
 from needle.results import MARKDOWN, PLOT, Row, bases, plot, table, words
-from titans_dna.run.files import replacing
+from titans_dna.run.files import NONE, markdown, write_text
 
 GATES = ("forget_background", "forget_needle", "half_life", "rate_background", "rate_needle")
 
@@ -44,8 +44,7 @@ def write_report(
             if chosen:
                 text += f"\nPer base, keys of {length} bases:\n\n{table(chosen, title, bases)}"
     text += f"\n{_models(about)}"
-    with replacing(directory / MARKDOWN) as aside:
-        aside.write_text(f"{_head(options, background)}\n{text}", encoding="utf-8")
+    write_text(directory / MARKDOWN, f"{_head(options, background)}\n{text}")
     plot(directory / PLOT, rows)
     return text
 
@@ -74,15 +73,15 @@ def _models(about: dict[str, dict[str, float]]) -> str:
     """One line for each trained model."""
     heads = ["model, seed", "parameters", "recalled in training", "training", "test"]
     heads += ["forgets: background", "needle", "half-life", "learns: background", "needle"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for name, one in about.items():
         cells = [name, f"{one['parameters']:,.0f}", f"{100 * one['train_accuracy']:.0f} %"]
         cells += [f"{one['train_seconds']:.0f} s", f"{one['test_seconds']:.0f} s"]
-        cells += [_number(one[gate]) if gate in one else "–" for gate in GATES]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells += [_number(one[gate]) if gate in one else NONE for gate in GATES]
+        lines.append(cells)
     return (
-        "\n".join(lines)
-        + "\n\nForgets: mean of alpha; half-life: bases of background, of the head that forgets least. "
+        markdown(heads, lines)
+        + "\nForgets: mean of alpha; half-life: bases of background, of the head that forgets least. "
         "Learns: mean of theta as a share of the largest.\n"
     )
 

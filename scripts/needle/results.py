@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from needle.probe import Answer
-from titans_dna.run.files import replacing
+from titans_dna.run.files import NONE, markdown, write_csv, write_figure
 
 CSV, MARKDOWN, PLOT = "results.csv", "needle.md", "needle.png"
 CHANCE = 0.25
@@ -63,13 +63,12 @@ def count(model: str, seed: int, answers: Iterable[Answer]) -> list[Row]:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """CSV: the fields of `Row`, then shares with their intervals."""
-    with replacing(path) as aside, open(aside, "w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        shares = [f"{of}_{what}" for of in ("word", "base") for what in ("accuracy", "low", "high")]
-        writer.writerow((*Row._fields, *shares))
-        for row in rows:
-            found = (*wilson(row.words_right, row.words)[:3], *wilson(row.bases_right, row.bases)[:3])
-            writer.writerow((*row, *(f"{value:.4f}" for value in found)))
+    shares = [f"{of}_{what}" for of in ("word", "base") for what in ("accuracy", "low", "high")]
+    lines = []
+    for row in rows:
+        found = (*wilson(row.words_right, row.words)[:3], *wilson(row.bases_right, row.bases)[:3])
+        lines.append((*row, *(f"{value:.4f}" for value in found)))
+    write_csv(path, (*Row._fields, *shares), lines)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -99,17 +98,15 @@ def bases(rows: Iterable[Row]) -> Share:
 def table(rows: Sequence[Row], title: str, share: Callable[[Iterable[Row]], Share]) -> str:
     """Markdown: a line a model, a column a distance; in % with the interval, – where it was not tested."""
     distances = sorted({row.distance for row in rows})
-    lines = [f"| {title} | " + " | ".join(f"{distance:,}" for distance in distances) + " |"]
-    lines.append("|---" * (len(distances) + 1) + "|")
+    lines = []
     for model in dict.fromkeys(row.model for row in rows):
         cells = [share(row for row in rows if (row.model, row.distance) == (model, distance)) for distance in distances]
-        lines.append(f"| {model} | " + " | ".join(map(_cell, cells)) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append((model, *map(_cell, cells)))
+    return markdown((title, *(f"{distance:,}" for distance in distances)), lines)
 
 
 def plot(path: Path, rows: Sequence[Row]) -> None:
     """Accuracy per base over distance: one panel for each number of needles, one line a model."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     groups = sorted({row.needles for row in rows})
@@ -131,12 +128,10 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
         axes.set_title(f"{needles} needle{'s' if needles > 1 else ''} in a row", fontsize=10)
     panels[0].set_ylabel("bases of the value recalled")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
-    FigureCanvasAgg(figure)
-    with replacing(path) as aside:
-        figure.savefig(aside, dpi=150, format="png")
+    write_figure(path, figure)
 
 
 def _cell(share: Share) -> str:
     if not share.n:
-        return "–"
+        return NONE
     return f"{100 * share.value:.0f} ({100 * share.low:.0f} to {100 * share.high:.0f})"

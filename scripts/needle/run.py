@@ -25,8 +25,8 @@ from needle.results import CSV, Row, count, read_rows, write_rows
 from needle.train import Step, train
 from titans_dna.checkpoint import LANGUAGE
 from titans_dna.run.directory import RunDirectory
+from titans_dna.run.files import write_text
 from titans_dna.run.progress import Progress
-from titans_dna.run.tables import write_text
 
 ABOUT = "about.json"
 TEST_SEED = 1 << 32

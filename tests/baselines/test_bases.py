@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from titans_dna.baselines.bases import baselines, gather, kmers, majority, orf
-from titans_dna.baselines.evidence import KmerEvidence, orf_lengths
+from titans_dna.baselines.bases import KmerEvidence, baselines, gather, kmers, majority, orf, orf_lengths
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval, Split
-from titans_dna.genome.stretches import Window
+from titans_dna.genome.sampler import Window
 from titans_dna.labels.annotation import Feature
 from titans_dna.labels.windows import LabelledGenome
-from titans_dna.metrics.bases import evaluate_bases
+from titans_dna.metrics import evaluate_bases
 from titans_dna.tokens.strands import reverse_complement
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from torch import nn
 
 from titans_dna.baselines.sequences import kmer_counts, kmers, length, majority
 from titans_dna.labels.data import LabelledData, Rows
-from titans_dna.metrics.sequences import evaluate
+from titans_dna.metrics import evaluate
 from titans_dna.tasks.cnn import GenomicBenchmarksCNN, cnn
 from titans_dna.tokens.strands import reverse_complement
 

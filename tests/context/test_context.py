@@ -13,8 +13,8 @@ from titans_dna.checkpoint import save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.context import run as context_run
+from titans_dna.context.report import describe, short, table
 from titans_dna.context.score import score
-from titans_dna.context.table import describe, short, table
 from titans_dna.nn.model import Output, TitansDNA
 from titans_dna.tokens.tokenizer import make_tokenizer
 
@@ -186,12 +186,12 @@ def test_what_is_there_is_kept_and_what_is_not_done_again(models, tmp_path, caps
         assert (row["mode"], row["context"], row["class"], row["bases"]) == tuple(old.values())[:4]
         if old["bits_per_base"]:
             assert float(row["bits_per_base"]) == pytest.approx(float(old["bits_per_base"]), abs=2e-5)
-    plan = (out / "context.json").read_bytes()
+    plan = (out / "data.json").read_bytes()
     other = [one if one != "3" else "2" for one in base]
     status, _, err = call(capsys, *other)
     assert (status, err.count("\n")) == (2, 1)
-    assert f"--out: {out} holds scores of another choice of places" in err
-    assert (out / "context.json").read_bytes() == plan
+    assert f"choice of places is not that of the run in {out}" in err
+    assert (out / "data.json").read_bytes() == plan
 
 
 def read(path):

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from titans_dna.config import VARIANTS, TitansConfig
-from titans_dna.context.modes import memory_off, reset_memory
-from titans_dna.context.score import borders, score
+from titans_dna.context.score import borders, memory_off, reset_memory, score
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.model import TitansDNA
 from titans_dna.reading.stream import Ids, calls

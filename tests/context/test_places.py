@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from titans_dna.context.places import choose_places, held_out
-from titans_dna.context.table import NEVER, recurrence
+from titans_dna.context.report import NEVER, recurrence
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval
 

@@ -11,11 +11,10 @@ from Bio.Seq import Seq
 from titans_dna.genome.batches import GenomeDataset, window_sequences
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval
-from titans_dna.genome.sampler import LaneSampler, Plan, WindowSampler, validation_plans
-from titans_dna.genome.stretches import Window
+from titans_dna.genome.sampler import LaneSampler, Plan, Window, WindowSampler, validation_plans
 from titans_dna.tokens.bpe import BPETokenizer
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 RANDOM = np.random.default_rng(5)
 CONTIGS = {

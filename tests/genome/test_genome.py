@@ -18,7 +18,7 @@ from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 from pyfaidx import Faidx
 
-from titans_dna.genome import index as cache
+from titans_dna.genome import genome as cache
 from titans_dna.genome import records
 from titans_dna.genome.genome import open_genome, open_genomes
 

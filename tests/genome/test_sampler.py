@@ -8,8 +8,14 @@ import pytest
 
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval
-from titans_dna.genome.sampler import LaneSampler, LengthWarmup, WindowSampler, validation_plans
-from titans_dna.genome.stretches import allowed_starts, find_gaps
+from titans_dna.genome.sampler import (
+    LaneSampler,
+    LengthWarmup,
+    WindowSampler,
+    allowed_starts,
+    find_gaps,
+    validation_plans,
+)
 
 ONE = [Interval("a", 100, 1100)]
 SEVERAL = [Interval("a", 100, 700), Interval("b", 0, 37), Interval("a", 900, 1200), Interval("c", 5, 6)]
@@ -104,7 +110,7 @@ def test_allowed_starts_by_brute_force(seed):
 
 
 def test_find_gaps(tmp_path, monkeypatch):
-    monkeypatch.setattr("titans_dna.genome.stretches._PIECE", 5)
+    monkeypatch.setattr("titans_dna.genome.sampler._PIECE", 5)
     path = tmp_path / "gaps.fa"
     path.write_text(">a\nNNACGTuUNNNNNNNNNNNNacgtRyA\nCN\n>b\nACGT\n")
     genome = open_genome(path, cache_dir=tmp_path / "cache")

@@ -25,7 +25,7 @@ from titans_dna.huggingface import TitansDNAConfig, TitansDNAForCausalLM, Titans
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tokens.bpe import BPETokenizer
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 DNA = "ACGTTGCATGCAAACCCGGGTTTNACGTAC"
 BOTH = pytest.mark.parametrize("tied", [True, False])

@@ -7,7 +7,7 @@ import pytest
 
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import BedRow, Interval, Split, split_by_bed, split_by_blocks, split_by_contig
-from titans_dna.genome.stretches import Window
+from titans_dna.genome.sampler import Window
 from titans_dna.labels.annotation import Feature, read_annotation
 from titans_dna.labels.windows import LabelledGenome
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from titans_dna.metrics.bases import evaluate_bases
+from titans_dna.metrics import evaluate_bases
 
 
 def made_up(classes, n=6000, seed=0, digits=2):
@@ -60,7 +60,7 @@ def test_order_and_grouping_do_not_matter(monkeypatch):
     # Whole windows' blocks shuffled within: which bases a window has is all that counts.
     order = np.random.default_rng(0).permutation(900)
     assert evaluate_bases(labels[order], scores[order], windows[order]) == wanted
-    monkeypatch.setattr("titans_dna.metrics.bases.GROUP", 7 * 200)
+    monkeypatch.setattr("titans_dna.metrics.GROUP", 7 * 200)
     assert evaluate_bases(labels, scores, windows) == wanted
 
 

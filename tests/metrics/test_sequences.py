@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from titans_dna.metrics.sequences import Estimate, evaluate, predicted, spread
+from titans_dna.metrics import Estimate, evaluate, predicted, spread
 
 
 def made_up(classes, n=300, seed=0):

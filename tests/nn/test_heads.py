@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titans_dna.nn.heads import PLAIN, POOLINGS, POOLS, BinPooling, PooledHead
+from titans_dna.nn.finetuned import PLAIN, POOLINGS, POOLS, BinPooling, PooledHead
 
 WIDTH = 8
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from titans_dna.planning.sizes import parse_bases, parse_bytes, show_bases, show_bytes, show_time
+from titans_dna.planning.options import parse_bases, parse_bytes, show_bases, show_bytes, show_time
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.reading import embed_files as run
+from titans_dna.reading import embed as run
 from titans_dna.reading import parts, source
 from titans_dna.reading.embed import embed
 from titans_dna.reading.options import EmbedOptions, FileOptions, SpeedOptions, VectorOptions
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.run.signals import Stopped
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 TEXTS = {
@@ -134,7 +135,7 @@ def stopping(monkeypatch, after, number=None):
     def stop(self, part, shape, dtype):
         if len(kept) == after:
             if number is None:
-                raise KeyboardInterrupt
+                raise Stopped
             os.kill(os.getpid(), number)
         with new(self, part, shape, dtype) as rows:
             yield rows
@@ -171,13 +172,16 @@ def test_an_interrupted_run_goes_on(files, capsys, monkeypatch, number, ended, p
         "__init__",
         lambda self, of, i, *rest: seen.append(int(of.lengths[i])) or init(self, of, i, *rest),
     )
-    status, _, err = call(capsys, *options, "--batch_size", "3", "--piece", "9")
-    assert status == 0
-    assert "2 of 4 parts were done before" in err
+    # The same command, or what was advised.
+    again = ["--resume", *options[-2:]] if number == signal.SIGINT else ["--model", "model", *options]
+    with pytest.raises(SystemExit) as done:
+        main(["embed", *again, "--batch_size", "3", "--piece", "9"])
+    assert done.value.code == 0
+    assert "2 of 4 parts were done before" in capsys.readouterr().err
     assert {*seen} == {30, 1}
     rows, vectors = read(files / "v.npy")
     wanted = embed(titans_dna.load("model"), BED_TEXTS, pool, rc=True)
-    assert len(rows) == len(vectors) == (387 if pool == "none" else 4)
+    assert len(rows) == len(vectors) == (384 if pool == "none" else 4)
     np.testing.assert_allclose(vectors, np.concatenate(wanted) if pool == "none" else wanted, **CLOSE)
     assert not (files / "v.npy.partial").exists()
 
@@ -188,7 +192,7 @@ def test_resume_is_of_the_same_run_or_none(files, capsys, monkeypatch):
         run.embed_files(options, resume=True)
     with monkeypatch.context() as patch:
         stopping(patch, 0)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stopped):
             run.embed_files(options)
     other = dataclasses.replace(options, vectors=VectorOptions(pool="max"))
     before = {path: path.read_bytes() for path in (files / "v.npy.partial").iterdir()}
@@ -227,7 +231,7 @@ def test_parts_of_something_else_are_not_used(files, capsys, monkeypatch, change
     monkeypatch.setattr(run, "PART_BASES", 40)
     options = ["--fasta", "x.fa", "--bed", "x.bed", "--out", "v.npy"]
     with monkeypatch.context() as patch:
-        patch.setattr(parts.Unfinished, "gather", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(parts.Unfinished, "gather", lambda *rest: (_ for _ in ()).throw(Stopped()))
         assert call(capsys, *options)[0] == 130
     if change == "sequence":
         Path("x.fa").write_text(Path("x.fa").read_text().replace(TEXTS["one"][7:60], "ACGTG" * 10 + "AAA"))

@@ -206,10 +206,10 @@ def test_the_run_that_goes_on_gives_the_defaults(toy, capsys):
 def test_old_names_have_one_line(toy, capsys):
     status, out, err = call(capsys, "toy --words abc --shortest=3 --silent false")
     assert (status, "least=3" in out, "quiet=False" in out) == (0, True, True)
-    assert err.splitlines() == ["titans-dna: --shortest is now --least", "titans-dna: --silent is now --quiet"]
+    assert err.splitlines() == ["titans-dna toy: --shortest is now --least", "titans-dna toy: --silent is now --quiet"]
     (toy / "old.yaml").write_text("words: [a]\nshortest: 2\n")
     status, out, err = call(capsys, "toy --config old.yaml")
-    assert (status, out[:2], err) == (0, "0 ", "titans-dna: --shortest is now --least\n")
+    assert (status, out[:2], err) == (0, "0 ", "titans-dna toy: --shortest is now --least\n")
     status, _, err = call(capsys, "count toys --words a")
     assert (status, err) == (0, "titans-dna: count toys is now toy\n")
 

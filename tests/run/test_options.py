@@ -140,6 +140,7 @@ def test_resolved(tmp_path, monkeypatch):
     for word in ("none", "folder", "nowhere"):
         assert House(Shelf(("a",), note=word)).resolved().shelf.note == word
     assert house.resolved().resolved() == house.resolved()
+    assert house.difference(house.resolved().to_dict()) is None
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from titans_dna.run.files import replacing
-from titans_dna.run.tables import cell, markdown, shown, write_csv, write_figure, write_text
+from titans_dna.run.files import cell, markdown, replacing, shown, write_csv, write_figure, write_text
 
 
 def test_cells():

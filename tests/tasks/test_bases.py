@@ -16,8 +16,8 @@ from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.predict import IntervalWriter
 from titans_dna.tasks.score import score_bases
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 
 @pytest.fixture(scope="module")

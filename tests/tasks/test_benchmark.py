@@ -18,9 +18,9 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tasks import benchmark as benchmarking
+from titans_dna.tasks import suite as benchmarking
 from titans_dna.tasks.suite import SetResult, find_sets, load_published, note
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 TINY = "--preset tiny --variant lmm --epochs 0.1 --batch_size 8 --threads 1 --baselines majority length"

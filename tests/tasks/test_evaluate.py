@@ -24,8 +24,8 @@ from titans_dna.run.signals import Stopped
 from titans_dna.tasks import evaluate as evaluating
 from titans_dna.tasks.evaluate import evaluate, evaluate_files
 from titans_dna.tasks.use_options import EvaluateOptions, RowOptions, ScoringOptions
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 CLASSES = ("zebra", "ant")
 """Not sorted: a map that cannot be had from the data."""

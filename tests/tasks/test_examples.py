@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from titans_dna.checkpoint import FINETUNED, load_finetuned, push_finetuned, save
+from titans_dna.checkpoint import FINETUNED, load, push, save
 from titans_dna.config import TitansConfig
 from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.nn.finetuned import FineTuned, Question
@@ -15,8 +15,8 @@ from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.score import score_sequences
 from titans_dna.tasks.sequences import SequenceExamples, mutated, shuffled_batches
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 
 def rows(n, seed=0, low=4, high=90):
@@ -159,7 +159,7 @@ def test_saved_and_loaded_again(tmp_path):
     question = Question("regression", (), pool="attention", mean=3.0, deviation=2.0)
     model = model_of(question)
     save(model, tmp_path / "model")
-    again = load_finetuned(tmp_path / "model")
+    again = load(tmp_path / "model")
     assert again.question == question
     sequences = rows(5).sequences
     np.testing.assert_array_equal(score_sequences(again, sequences), score_sequences(model, sequences))
@@ -181,12 +181,12 @@ def test_pushed_to_a_hub_and_loaded_again(tmp_path, monkeypatch):
     model = model_of(Question("binary", ("a", "b")))
     save(model, tmp_path / "run")
     (tmp_path / "run" / "results.md").write_text("| model |\n")
-    assert push_finetuned(tmp_path / "run", "lab/promoters", token="secret") == "https://hub.test/lab/promoters"
+    assert push(tmp_path / "run", "lab/promoters", token="secret") == "https://hub.test/lab/promoters"
     pushed = tmp_path / "hub" / "lab" / "promoters"
     assert {one.name for one in pushed.iterdir()} == {*FINETUNED.files, "README.md"}
     assert "| model |" in (pushed / "README.md").read_text()
     sequences = rows(5).sequences
-    again = load_finetuned("lab/promoters")
+    again = load("lab/promoters")
     np.testing.assert_array_equal(score_sequences(again, sequences), score_sequences(model, sequences))
 
 
@@ -206,5 +206,5 @@ def test_damaged_directories_are_named(tmp_path, file, content, message):
     if content is not None:
         (tmp_path / file).write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as raised:
-        load_finetuned(tmp_path)
+        load(tmp_path)
     assert file in str(raised.value)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from tests.tasks.rows import write_rows, write_splits
-from titans_dna.checkpoint import load, load_finetuned, save
+from titans_dna.checkpoint import load, save
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
@@ -29,7 +29,7 @@ from titans_dna.tasks.fit import _Tuning, build, choose_trained, merge_adapters
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
 from titans_dna.tasks.score import score_sequences
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 FAST = ["--baselines", "none", "--batch_size", "16", "--valid_every", "3", "--lr", "0.01"]
 
@@ -88,7 +88,7 @@ def test_from_scratch_to_a_table(tmp_path):
     assert {row["seed"] for row in results if row["model"] == "kmers"} == {"0"}
     for name in ("data_report.md", "confusion.png", "roc.png", "seed-1/metrics.csv", "results.md"):
         assert (out / name).stat().st_size > 0
-    assert load_finetuned(out).question.classes == ("a", "b")
+    assert load(out).question.classes == ("a", "b")
 
 
 def test_resumed_equals_uninterrupted(tmp_path, pretrained):

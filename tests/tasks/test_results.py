@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from titans_dna.labels.data import LabelledData, Rows
-from titans_dna.metrics.sequences import Estimate
+from titans_dna.metrics import Estimate
 from titans_dna.tasks.results import OURS, Scored, plot_confusion, plot_roc, write_predictions, write_results
 
 

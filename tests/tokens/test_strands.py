@@ -9,8 +9,8 @@ from Bio.Seq import Seq
 from titans_dna.genome.records import LETTERS
 from titans_dna.tokens import vocabulary as voc
 from titans_dna.tokens.kmers import complementary_kmers, kmer_codes
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import either_strand, reverse_complement, reverse_complement_ids
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 ALL = LETTERS + LETTERS.lower()
 

@@ -11,8 +11,8 @@ import pytest
 
 from titans_dna.tokens.bpe import BPETokenizer
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.tokenizer import Tokenizer, load_tokenizer, make_tokenizer, tokenizer_from_dict
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 KMERS = [(k, overlapping) for k in (1, 2, 3, 6, 8) for overlapping in (False, True)]

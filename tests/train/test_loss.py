@@ -8,9 +8,8 @@ import torch
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
-from titans_dna.train.loss import bits_per_base, loss_sums
-from titans_dna.train.validate import validate
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
+from titans_dna.train.loss import bits_per_base, loss_sums, validate
 
 LENGTHS = torch.as_tensor(NucleotideTokenizer().lengths)
 A, C, N, PAD = 7, 8, 11, 4

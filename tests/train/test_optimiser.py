@@ -7,7 +7,7 @@ from torch import nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.train.optimiser import adamw, parameter_groups, warmup_cosine
+from titans_dna.train.learner import adamw, parameter_groups, warmup_cosine
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])

@@ -17,7 +17,7 @@ import torch
 from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.genome.genome import open_genome
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 from titans_dna.train import pretrain as pretraining
 from titans_dna.train.loss import bits_per_base
 from titans_dna.train.record import read_metrics

@@ -8,10 +8,10 @@ import torch
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 from titans_dna.train.language import Language
+from titans_dna.train.learner import adamw
 from titans_dna.train.loop import Loop, Machine, Settings
-from titans_dna.train.optimiser import adamw
 
 A, N = 7, 11
 

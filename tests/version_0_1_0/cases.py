@@ -167,7 +167,8 @@ def size(folder: str) -> int:
     """Numbers in a fine-tuned model."""
     import titans_dna
 
-    model = getattr(titans_dna, "load_finetuned", titans_dna.load)(folder)
+    load: Any = titans_dna.load if hasattr(titans_dna, "push") else titans_dna.load_finetuned
+    model = load(folder)
     return sum(one.numel() for one in model.parameters())
 
 

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_union
 from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
 
 from titans_dna.labels.data import LabelledData, Rows, Task
-from titans_dna.metrics.sequences import validation_loss
+from titans_dna.metrics import validation_loss
 from titans_dna.tokens.kmers import complementary_kmers, kmer_codes
 from titans_dna.tokens.vocabulary import base_digits
 

@@ -49,9 +49,7 @@ class ContextTaskOptions:
     places: int = option(8, "Stretches to score, evenly spaced; fewer where there are not as many.", least=1)
     target: int = option(8192, "Bases of a stretch; the same bases are scored after each context.", least=1)
     contexts: tuple[int, ...] = option(
-        (1024, 4096, 16384, 65536, 262144, 1048576),
-        "Bases read before the stretch, from a fresh start.",
-        free=True,
+        (1024, 4096, 16384, 65536, 262144, 1048576), "Bases read before the stretch, from a fresh start.", free=True
     )
     modes: tuple[str, ...] = option(
         MODES,

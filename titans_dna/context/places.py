@@ -9,7 +9,7 @@ import numpy as np
 
 from titans_dna.genome.genome import Genome, known_names
 from titans_dna.genome.intervals import Interval, merge, read_bed, whole_contigs
-from titans_dna.genome.stretches import allowed_starts, find_gaps
+from titans_dna.genome.sampler import allowed_starts, find_gaps
 
 
 class Place(NamedTuple):

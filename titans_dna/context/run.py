@@ -1,7 +1,8 @@
-"""`titans-dna bench context`: what a trained model gains from context on held-out sequence."""
+"""`titans-dna context`: what a trained model gains from context on held-out sequence."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +12,20 @@ import numpy as np
 import torch
 
 from titans_dna.checkpoint import open_model
-from titans_dna.context.modes import memory_off, reset_memory
-from titans_dna.context.options import ContextOptions
+from titans_dna.context.options import MODES, ContextOptions
 from titans_dna.context.places import Place, choose_places, held_out
-from titans_dna.context.report import write_report
-from titans_dna.context.score import score
-from titans_dna.context.scores import Scores
-from titans_dna.context.table import Row, describe, table
+from titans_dna.context.report import Row, describe, table, write_report
+from titans_dna.context.score import memory_off, reset_memory, score
 from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
-from titans_dna.run.files import check_writable
+from titans_dna.run.directory import DATA, RunDirectory
+from titans_dna.run.files import replacing
 from titans_dna.run.progress import Progress
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
+
+FOLDER = "scores"
+_PLAN = "context.json"
+"""What version 0.1.0 had in place of `DATA`."""
 
 
 class Result(NamedTuple):
@@ -34,30 +37,42 @@ class Result(NamedTuple):
     """Bits per base of all scored bases over the context, as Markdown."""
 
 
-def bench_context(options: ContextOptions) -> Result:
+def bench_context(options: ContextOptions, *, resume: bool = False) -> Result:
     """Score the same bases after every context in every mode, and write the table and the plot.
 
-    Progress goes to stderr. Each mode and context is kept when it is finished, and a later call goes on from there.
+    Progress goes to stderr. Each mode and context is kept when it is finished, and a later call goes on from there; with
+    `resume` there must be something to go on from.
 
     Raises ValueError or OSError with one line for any bad input.
     """
     files, task, speed = options.files, options.task, options.speed
-    if speed.threads:
-        torch.set_num_threads(speed.threads)
-    model = open_model(files.model, TitansDNA, speed.accelerator)
-    _check_tokenizer(model)
-    genome = open_genomes(files.fasta)
-    intervals = held_out(genome, files.contigs, files.bed)
-    places = choose_places(genome, intervals, task.contexts, task.target, task.places, task.max_n)
-    if len(places) < task.places:
-        print(f"bench context: places: {len(places)} of {task.places}; there are no more of them", file=sys.stderr)
-    directory = Path(files.out)
-    scores = Scores(directory, _plan(options, model, genome, places), (len(places), task.target))
-    check_writable(directory, "--out")
-    text = [read_place(genome, place, task.contexts[-1], task.target) for place in places]
-    _compute(model, text, scores, options)
-    rows = table(scores.all(), describe(text, task.target, task.k))
-    return Result(directory, rows, write_report(directory, rows, _about(options, model, genome, places, text)))
+    with RunDirectory(files.out, "context") as home:
+        # The same command goes on with what is there, as with --resume.
+        going_on = any((home.path / name).is_file() for name in (DATA, _PLAN))
+        if resume or not going_on:
+            home.check(resume)
+        model = open_model(files.model, TitansDNA, speed.accelerator, speed.threads)
+        _check_tokenizer(model)
+        genome = open_genomes(files.fasta)
+        intervals = held_out(genome, files.contigs, files.bed)
+        places = choose_places(genome, intervals, task.contexts, task.target, task.places, task.max_n)
+        if len(places) < task.places:
+            print(f"context: places: {len(places)} of {task.places}; there are no more of them", file=sys.stderr)
+        plan = _plan(options, model, genome, places)
+        if going_on:
+            home.hold()
+            if (home.path / _PLAN).is_file():
+                (home.path / _PLAN).replace(home.path / DATA)
+            home.check_same(
+                plan, {name: name.replace("model", "--model").replace("sequence", "--fasta") for name in plan}
+            )
+        home.open(options, plan)
+        scores = Scores(home.path / FOLDER, (len(places), task.target))
+        text = [read_place(genome, place, task.contexts[-1], task.target) for place in places]
+        _compute(model, text, scores, options)
+        rows = table(scores.all(), describe(text, task.target, task.k))
+        written = write_report(home.path, rows, _about(options, model, genome, places, text))
+    return Result(home.path, rows, written)
 
 
 def read_place(genome: Genome, place: Place, context: int, target: int) -> bytes:
@@ -72,12 +87,12 @@ def _compute(model: TitansDNA, text: list[bytes], scores: Scores, options: Conte
     missing = [one for one in options.work if scores.get(*one) is None]
     if len(missing) < len(options.work):
         done = len(options.work) - len(missing)
-        print(f"bench context: {done} of {len(options.work)} rows were done before", file=sys.stderr)
+        print(f"context: {done} of {len(options.work)} rows were done before", file=sys.stderr)
     if not missing:
         return
     bases = sum(len(text) * (context + task.target - 1) for _, context in missing)
     off = memory_off(model) if any(mode == "off" for mode, _ in missing) else model
-    with Progress("bench context", bases) as progress:
+    with Progress("context", bases) as progress:
         for mode, context in sorted(missing, key=lambda one: one[1]):
             bits = _score_rows(off if mode == "off" else model, ids, mode, context, options, progress.add)
             if not np.isfinite(bits).all():
@@ -141,3 +156,38 @@ def _about(
             "recent earlier occurrence.",
         )
     )
+
+
+class Scores:
+    """Bits of the scored bases by mode and context, in files that appear whole or not at all."""
+
+    def __init__(self, folder: Path, shape: tuple[int, int]) -> None:
+        """folder: made where it is missing. shape: places, bases of each."""
+        self.folder, self.shape = folder, shape
+        folder.mkdir(exist_ok=True)
+
+    def get(self, mode: str, context: int) -> np.ndarray | None:
+        """float32 [places, target], or None where it is not done, or its file is damaged."""
+        try:
+            found = np.load(self._file(mode, context))
+        except (OSError, ValueError, EOFError):
+            return None
+        return found if found.shape == self.shape else None
+
+    def put(self, mode: str, context: int, bits: np.ndarray) -> None:
+        """Keep what is finished."""
+        with replacing(self._file(mode, context)) as aside, open(aside, "wb") as out:
+            np.save(out, bits)
+
+    def all(self) -> dict[tuple[str, int], np.ndarray]:
+        """All that is done, by mode and growing context."""
+        names = [re.fullmatch(r"(\w+)-(\d+)\.npy", file.name) for file in self.folder.iterdir()]
+        keys = sorted(
+            ((match[1], int(match[2])) for match in names if match and match[1] in MODES),
+            key=lambda key: (MODES.index(key[0]), key[1]),
+        )
+        found = {key: self.get(*key) for key in keys}
+        return {key: bits for key, bits in found.items() if bits is not None}
+
+    def _file(self, mode: str, context: int) -> Path:
+        return self.folder / f"{mode}-{context}.npy"

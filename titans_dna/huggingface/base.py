@@ -17,7 +17,7 @@ from transformers.utils.generic import ModelOutput
 
 from titans_dna.checkpoint import LANGUAGE, MODEL_TYPE
 from titans_dna.config import TitansConfig
-from titans_dna.nn.heads import POOLINGS
+from titans_dna.nn.finetuned import POOLINGS
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tokens.vocabulary import PAD
 

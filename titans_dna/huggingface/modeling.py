@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from titans_dna.huggingface.base import State, TitansDNAConfig, TitansDNAOutput, TitansDNAPreTrainedModel
-from titans_dna.nn.heads import PooledHead
+from titans_dna.nn.finetuned import PooledHead
 from titans_dna.nn.model import take_rows
 from titans_dna.tokens.vocabulary import UNK
 

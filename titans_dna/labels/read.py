@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from titans_dna.genome.records import LETTERS
-from titans_dna.labels.coder import KnownLabels, LabelCoder
-from titans_dna.labels.data import LabelledData, Rows, Task
+from titans_dna.labels.data import KnownLabels, LabelCoder, LabelledData, Rows, Task
 from titans_dna.labels.files import (
     Paths,
     RawRow,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from titans_dna.labels.data import LabelledData, Rows
-from titans_dna.run.tables import markdown
+from titans_dna.run.files import markdown
 from titans_dna.tokens.strands import either_strand
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

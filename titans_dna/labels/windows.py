@@ -16,9 +16,9 @@ import numpy as np
 
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.intervals import SPLITS, Interval, Split, cut, merge
-from titans_dna.genome.stretches import Stretches, Window, find_gaps
+from titans_dna.genome.sampler import Stretches, Window, find_gaps
 from titans_dna.labels.annotation import Feature
-from titans_dna.run.tables import markdown
+from titans_dna.run.files import markdown
 from titans_dna.tokens.strands import reverse_complement, reverse_complement_ids
 from titans_dna.tokens.vocabulary import base_digits
 

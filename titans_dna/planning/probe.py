@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA, map_state
 from titans_dna.run.device import process_peak
+from titans_dna.train.learner import parameter_groups
 from titans_dna.train.loss import LossSums, loss_sums
-from titans_dna.train.optimiser import parameter_groups
 from titans_dna.train.piecewise import piecewise_loss
 
 BORDERS = "borders"
@@ -93,7 +93,7 @@ def unit_of(config: TitansConfig) -> int:
 
 def _import_verb(modes: list[str]) -> None:
     # The verb's own libraries are part of what a user sees.
-    import_module("titans_dna.reading.embed_files" if modes == ["read"] else "titans_dna.train.pretrain")
+    import_module("titans_dna.reading.embed" if modes == ["read"] else "titans_dna.train.pretrain")
 
 
 def _blocks(mode: str, layers: int) -> list[int]:

@@ -14,9 +14,9 @@ from titans_dna.genome.genome import Genome, open_genome
 from titans_dna.genome.intervals import Interval, read_bed
 from titans_dna.genome.records import LETTERS
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 _ALLOWED = LETTERS + LETTERS.lower()
 _LONGEST_PATH = 4096

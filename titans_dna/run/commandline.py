@@ -41,7 +41,7 @@ def ended(work: Callable[[], int], name: str) -> int:
 
 
 def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str) -> Kind:
-    """The options of a verb from its arguments, those after its name.
+    """The options of a verb from its arguments, those after its name. program: what it is called by.
 
     `--help` and `--print_config` print and end with SystemExit. With `--resume` the options of the run in `--out` are the
     defaults. Raises ValueError or OSError with one line for whatever is wrong with them.
@@ -49,7 +49,7 @@ def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str
     words = _current(kind, arguments, program)
     # Twice: the run to go on with (or the preset) gives the defaults that the other flags and files then change.
     first = _values(kind, [word for word in words if not word.startswith("--print_config")], program)
-    defaults = _saved(kind, verb, first["out"]) if first.get("resume") else kind.defaults(first)
+    defaults = _saved(kind, verb, first["out"], program) if first.get("resume") else kind.defaults(first)
     return kind.from_dict(_values(kind, [_config(defaults), *words] if defaults else words, program))
 
 
@@ -62,17 +62,17 @@ def _values(kind: type[Options], words: list[str], program: str) -> dict[str, An
     return {flag.name: found[flag.name] for flag in flags(kind)}
 
 
-def _saved(kind: type[Options], verb: str, out: str) -> dict[str, Any]:
+def _saved(kind: type[Options], verb: str, out: str, program: str) -> dict[str, Any]:
     """The options of the run in a directory."""
     if not out:
         raise ValueError("--out: got none, want that of the run to go on with")
-    place = RunDirectory.beside(out, verb) if kind.beside else RunDirectory(out, verb, record=kind.record)
-    place.check(resume=True)
+    aside = kind.beside
+    place = RunDirectory.beside(out, verb) if aside else RunDirectory(out, verb, record=kind.record, command=program)
+    saved = place.options()
     try:
-        return {**current_names(kind, place.options()), "out": out}
+        return {**current_names(kind, saved), "out": out}
     except ValueError as error:
-        why = str(error)
-    raise ValueError(f"--resume: {out}: {place.record} is not as titans-dna {verb} wrote it: {why}")
+        raise ValueError(f"--resume: {out}: {place.record} is not as {program} wrote it: {error}") from None
 
 
 def _parser(kind: type[Options], program: str) -> Any:
@@ -171,7 +171,7 @@ def _current(kind: type[Options], arguments: Sequence[str], program: str) -> lis
     files = [_read(kind, words, program) if name == "config" else {} for name, words in items]
     for values in files:
         given |= values
-    spared, voice = kind.outdated(given), program.split()[0]
+    spared = kind.outdated(given)
     names = [known[name].name for name, _ in items if name in known and name not in spared]
     for name in names:
         several = known[name].several
@@ -179,7 +179,7 @@ def _current(kind: type[Options], arguments: Sequence[str], program: str) -> lis
             want = f"once with all the names: --{name} A B" if several else "once"
             raise ValueError(f"--{name}: got it {times} times, want it {want}")
     for name in dict.fromkeys(name for name in given if name in known and name != known[name].name):
-        print(f"{voice}: --{name} is now --{known[name].name}", file=sys.stderr)
+        print(f"{program}: --{name} is now --{known[name].name}", file=sys.stderr)
     found: list[str] = []
     for (name, words), values in zip(items, files, strict=True):
         if name == "config":

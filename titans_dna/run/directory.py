@@ -19,10 +19,9 @@ from typing import Any
 
 import yaml
 
-from titans_dna.run.files import check_writable
+from titans_dna.run.files import check_writable, write_text
 from titans_dna.run.options import Options
 from titans_dna.run.signals import Stopped
-from titans_dna.run.tables import write_text
 
 RUN, DATA, LOCK = "run.yaml", "data.json", ".lock"
 

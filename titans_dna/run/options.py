@@ -133,7 +133,7 @@ class Options:
     record: ClassVar[str] = "run.yaml"
     """The file of a run's directory with its options."""
     beside: ClassVar[bool] = False
-    """Whether `--out` is a file, and the directory of an unfinished run stands beside it."""
+    """Whether `--out` appears whole or not at all, and the directory of an unfinished run stands beside it."""
     overridable: ClassVar[bool] = False
     """Whether the last one counts of a flag that is there twice, as where a script adds to a command; else that is refused, as
     is a list that is there twice."""
@@ -193,10 +193,10 @@ class Options:
 
     def difference(self, other: dict[str, Any]) -> str | None:
         """The first option that a run which goes on must share with its beginning, `other`, and does not, as a message."""
-        before = current_names(type(self), other)
+        now, before = self.resolved(), current_names(type(self), other)
         for flag in flags(type(self)):
             # An option that the earlier run does not know had what is now its default.
-            mine, theirs = _plain(self.value(flag)), before.get(flag.name, flag.default)
+            mine, theirs = _plain(now.value(flag)), before.get(flag.name, flag.default)
             if flag.kept and not flag.free and mine != theirs:
                 return f"--{flag.name}: got {mine!r}, but the run to resume has {theirs!r}"
         return None

@@ -12,11 +12,10 @@ import torch
 from titans_dna.baselines.bases import Bases, baselines, gather
 from titans_dna.genome.genome import open_genomes
 from titans_dna.genome.intervals import Interval, Split, read_bed, split_by_bed, split_by_blocks, split_by_contig
-from titans_dna.genome.stretches import Window
+from titans_dna.genome.sampler import Window
 from titans_dna.labels.annotation import read_annotation
 from titans_dna.labels.windows import LabelledGenome
-from titans_dna.metrics.bases import evaluate_bases
-from titans_dna.metrics.sequences import Estimate, validation_loss
+from titans_dna.metrics import Estimate, evaluate_bases, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.reading.stream import group, padded
 from titans_dna.run.files import replacing
@@ -24,9 +23,9 @@ from titans_dna.tasks.options import BaseOptions, FinetuneOptions
 from titans_dna.tasks.predict import IntervalWriter
 from titans_dna.tasks.results import Scored
 from titans_dna.tasks.score import score_bases
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 PREDICTIONS = "predictions.bed"
 RESAMPLES = 200

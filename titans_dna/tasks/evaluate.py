@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from titans_dna import metrics
 from titans_dna.checkpoint import UNSAVED, open_model
 from titans_dna.labels.data import LabelledData
 from titans_dna.labels.read import read_known
-from titans_dna.metrics import sequences as metrics
-from titans_dna.metrics.sequences import Estimate
+from titans_dna.metrics import Estimate
 from titans_dna.nn.finetuned import FineTuned
 from titans_dna.nn.model import weights_fingerprint
 from titans_dna.nn.state import load_state

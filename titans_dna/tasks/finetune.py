@@ -19,9 +19,8 @@ from titans_dna.nn.finetuned import Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.device import choose_device
 from titans_dna.run.directory import RunDirectory
-from titans_dna.run.files import replacing
+from titans_dna.run.files import replacing, write_text
 from titans_dna.run.progress import duration, say
-from titans_dna.run.tables import write_text
 from titans_dna.tasks.bases import BaseJob
 from titans_dna.tasks.fit import Examples, Fitted, check_tune, fit
 from titans_dna.tasks.options import FinetuneOptions

@@ -14,13 +14,12 @@ from lightning.fabric import Fabric
 from torch import Tensor, manual_seed, nn
 from torch.utils.data import DataLoader, Dataset
 
-from titans_dna.metrics.sequences import Estimate
+from titans_dna.metrics import Estimate
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.tasks.options import FinetuneOptions
-from titans_dna.train.learner import Learner, Step, Tally
+from titans_dna.train.learner import Learner, Step, Tally, adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Settings
-from titans_dna.train.optimiser import adamw, warmup_cosine
 from titans_dna.train.record import CHECKPOINT, METRICS, Record, read_checkpoint
 
 BETAS = (0.9, 0.98)

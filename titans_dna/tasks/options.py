@@ -114,8 +114,7 @@ class TuneOptions:
         path="file",
     )
     variant: Literal["preset", "lmm", "mac", "mag", "mal"] = option(
-        "preset",
-        "Titans variant with --preset: memory alone (lmm), as context (mac), gated (mag) or as a layer (mal).",
+        "preset", "Titans variant with --preset: memory alone (lmm), as context (mac), gated (mag) or as a layer (mal)."
     )
     tune: Literal["full", "frozen", "lora", "scratch"] = option(
         "full",
@@ -164,9 +163,7 @@ class TrainOptions:
         10.0, "Passes over train at most; the learning rate falls to a twentieth over them.", above=0
     )
     batch_size: int = option(
-        0,
-        "Sequences, or windows of labelled bases, per optimiser step; 0: 64 sequences, 16 windows.",
-        least=0,
+        0, "Sequences, or windows of labelled bases, per optimiser step; 0: 64 sequences, 16 windows.", least=0
     )
     batch_bases: int = option(
         32768,
@@ -191,8 +188,7 @@ class TrainOptions:
     valid_every: int = option(0, "Steps between validations; 0: half an epoch, at least 20.", least=0)
     patience: int = option(6, "Validations without a better one that end the training; 0: never.", least=0)
     monitor: Literal["loss", "metric"] = option(
-        "metric",
-        "What the best validation is best in: the loss, or MCC (multilabel: AUPRC; regression: Spearman).",
+        "metric", "What the best validation is best in: the loss, or MCC (multilabel: AUPRC; regression: Spearman)."
     )
     seeds: int = option(
         1,

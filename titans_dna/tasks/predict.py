@@ -21,7 +21,7 @@ from titans_dna.run.files import replacing
 from titans_dna.run.progress import Progress
 from titans_dna.tasks.score import Windows, answers, score_batches, score_groups, score_shape, score_windows
 from titans_dna.tasks.use_options import PredictOptions
-from titans_dna.tokens.vocabulary import DIGITS
+from titans_dna.tokens.vocabulary import base_digits
 
 
 class Predicted(NamedTuple):
@@ -169,7 +169,7 @@ def runs(start: int, letters: bytes, scores: np.ndarray) -> Iterator[Run]:
 
     letters: from base `start` on, forward strand, upper-case; scores: [bases, classes].
     """
-    known = np.frombuffer(letters.translate(DIGITS), np.uint8) < 4
+    known = base_digits(letters) < 4
     chosen = np.where(known, scores.argmax(axis=1), 0)
     borders = (np.flatnonzero(np.diff(chosen)) + 1).tolist()
     for first, last in zip([0, *borders], [*borders, len(chosen)], strict=True):

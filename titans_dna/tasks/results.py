@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from titans_dna.labels.data import LabelledData, Task, label_text
-from titans_dna.metrics.sequences import Estimate, predicted, spread
-from titans_dna.run.tables import NONE, cell, markdown, write_csv, write_figure, write_text
+from titans_dna.metrics import Estimate, predicted, spread
+from titans_dna.run.files import NONE, cell, markdown, write_csv, write_figure, write_text
 
 OURS = "Titans (ours)"
 MARKDOWN, CSV, JSON = "results.md", "results.csv", "results.json"

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from titans_dna.nn.finetuned import FineTuned, Question, turned
-from titans_dna.nn.heads import PooledHead, TokenHead
-from titans_dna.reading.pools import Pooled
+from titans_dna.nn.finetuned import FineTuned, PooledHead, Question, TokenHead, turned
+from titans_dna.reading.embed import Pooled
 from titans_dna.reading.source import Source, TextSource, as_source
 from titans_dna.reading.stream import Ids, Piece, calls, evaluating, group, hidden, padded, read, stream
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
 from titans_dna.tokens.strands import reverse_complement
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 PIECE = 4096
 """Bases of each row in a call of the model, of an answer for each base."""

@@ -18,7 +18,7 @@ from titans_dna.baselines.sequences import kmers, length, majority, positions
 from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.labels.read import read_labelled
 from titans_dna.labels.report import deduplicated, report
-from titans_dna.metrics.sequences import Estimate, evaluate, validation_loss
+from titans_dna.metrics import Estimate, evaluate, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.reading.stream import group, padded
 from titans_dna.tasks.cnn import cnn

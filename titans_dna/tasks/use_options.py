@@ -95,6 +95,8 @@ class EvaluateOptions(Options):
     Example: titans-dna evaluate --model runs/promoters --data other.csv --out runs/promoters-other
     """
 
+    beside: ClassVar[bool] = True
+
     rows: RowOptions = group(RowOptions)
     scoring: ScoringOptions = group(ScoringOptions, free=True)
 

@@ -12,8 +12,7 @@ from numpy.typing import ArrayLike
 
 from titans_dna.tokens.bpe import BPETokenizer
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
-from titans_dna.tokens.vocabulary import FORMAT, VERSION
+from titans_dna.tokens.vocabulary import FORMAT, VERSION, NucleotideTokenizer
 
 __all__ = [
     "BPETokenizer",

@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 class Language(Learner):
-    """Bits per base of the next token. A part is a batch (see `genome.dataset.Batch`): ids [b, t + 1], weight [b, t + 1].
+    """Bits per base of the next token. A part is a batch (see `genome.batches.WindowBatch`): ids [b, t + 1], weight [b, t + 1].
 
     model: `model(ids [b, t], state) -> .logits [b, t, vocabulary], .state`. lengths: bases per token id [vocabulary].
     accumulate: batches of a step. carry: hand the state of each batch on to the next one, unless that one starts afresh.

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from titans_dna.run.files import replacing
-from titans_dna.run.tables import cell
+from titans_dna.run.files import cell, replacing
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.csv"
 FORMAT = "titans-dna training 1"

@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from titans_dna.genome.batches import window_sequences
-from titans_dna.genome.datamodule import GenomeDataModule
+from titans_dna.genome.batches import GenomeDataModule, window_sequences
 from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.genome.intervals import (
     Interval,
@@ -21,8 +20,7 @@ from titans_dna.genome.intervals import (
     split_by_contig,
     whole_contigs,
 )
-from titans_dna.genome.sampler import LengthWarmup, Plan, validation_plans
-from titans_dna.genome.stretches import Window
+from titans_dna.genome.sampler import LengthWarmup, Plan, Window, validation_plans
 from titans_dna.tokens.tokenizer import Tokenizer, make_tokenizer
 from titans_dna.train.options import EMBEDDED, DataOptions, PretrainOptions
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+import transformer
 from titans_dna.config import TitansConfig
-from titans_dna.nn import transformer
 from titans_dna.nn.model import TitansDNA, map_state
-from titans_dna.nn.transformer import Transformer
+from transformer import Transformer
 
 TOKENS = 40
 WINDOWS = [0, 1, 7]

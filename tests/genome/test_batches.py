@@ -6,12 +6,12 @@ import random
 import pytest
 import torch
 
-from titans_dna.genome.datamodule import GenomeDataModule
+from titans_dna.genome.batches import GenomeDataModule
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval, Split
 from titans_dna.genome.sampler import LengthWarmup
 from titans_dna.tokens.kmers import KmerTokenizer
-from titans_dna.tokens.nucleotide import NucleotideTokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 SPLIT = Split((Interval("a", 0, 3000), Interval("a", 3600, 5000)), (Interval("a", 3100, 3501),))
 
@@ -44,7 +44,7 @@ def same(first, second):
     ],
 )
 def test_workers_change_nothing(genome, monkeypatch, start_method, changes):
-    monkeypatch.setattr("titans_dna.genome.datamodule._cores", lambda: 2)
+    monkeypatch.setattr("titans_dna.genome.batches._cores", lambda: 2)
     alone, helped = module(genome, **changes), module(genome, workers=2, start_method=start_method, **changes)
     plans = itertools.islice(alone.sampler(), 3, 13)
     batches = zip(plans, itertools.islice(alone.train_batches(), 3, 13), helped.train_batches(3), strict=False)
@@ -67,7 +67,7 @@ def test_ranks(genome, lane):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_never_more_workers_than_cores(genome, monkeypatch):
-    monkeypatch.setattr("titans_dna.genome.datamodule._cores", lambda: 2)
+    monkeypatch.setattr("titans_dna.genome.batches._cores", lambda: 2)
     assert module(genome, workers=64).train_batches().loader.num_workers == 2
 
 
