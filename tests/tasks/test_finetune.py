@@ -23,6 +23,7 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
+from titans_dna.tasks import finetune as finetuning
 from titans_dna.tasks.cnn import GenomicBenchmarksCNN
 from titans_dna.tasks.fit import _Tuning, build, choose_trained, merge_adapters
 from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
@@ -177,6 +178,32 @@ def test_interrupted_in_a_baseline(tmp_path, monkeypatch, number):
     assert status == 128 + number, errors
     assert "continue with: titans-dna finetune --resume --out" in errors
     assert not (out / "results.md").exists()
+
+
+@pytest.mark.parametrize("phase", ["SequenceJob", "_backbone", "say", "_score_baseline", "write_results"])
+def test_interrupted_in_any_phase(tmp_path, monkeypatch, phase):
+    """Before anything is written nothing is there; after that the run goes on, to the same table."""
+    data = write_splits(tmp_path / "data", train=20, test=4)
+    out, kept = tmp_path / "run", getattr(finetuning, phase)
+    options = ["--preset", "tiny", "--variant", "lmm", "--data", data, "--out", out, *FAST[2:], "--epochs", 1,
+               "--baselines", "majority"]  # fmt: skip
+
+    def interrupted(*arguments):
+        done = kept(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(finetuning, phase, interrupted)
+    status, _, errors = run(*options)
+    monkeypatch.setattr(finetuning, phase, kept)
+    assert status == 143
+    if phase in ("SequenceJob", "_backbone"):
+        assert errors == "titans-dna: interrupted; nothing was written\n"
+        assert not out.exists()
+    else:
+        again = f"what is done is kept; continue with: titans-dna finetune --resume --out {out}"
+        assert errors.splitlines()[-1] == f"titans-dna: interrupted; {again}"
+        assert "| majority |" in done("--resume", "--out", out)
 
 
 def test_a_run_that_diverges_says_so(tmp_path):

@@ -18,6 +18,7 @@ from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.genome.genome import open_genome
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
+from titans_dna.train import pretrain as pretraining
 from titans_dna.train.loss import bits_per_base
 from titans_dna.train.record import read_metrics
 
@@ -156,6 +157,48 @@ def test_a_run_killed_while_it_reports_is_completed(whole, tmp_path):
     for name in lost[:2]:
         assert (out / name).read_bytes() == (whole(WINDOWS) / name).read_bytes()
     assert all((out / name).exists() for name in lost)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("phase", ["open_source", "_prepare", "write_split", "write_markov", "write_card"])
+def test_interrupted_in_any_phase(whole, tmp_path, monkeypatch, capsys, phase, number):
+    """Before anything is written nothing is there; after that the run goes on, to the same end."""
+    out = tmp_path / "run"
+    kept = getattr(pretraining, phase)
+
+    def interrupted(*arguments):
+        done = kept(*arguments)
+        signal.raise_signal(number)
+        return done
+
+    monkeypatch.setattr(pretraining, phase, interrupted)
+    assert run(WINDOWS, out) == 128 + number
+    monkeypatch.setattr(pretraining, phase, kept)
+    last = capsys.readouterr().err.splitlines()[-1]
+    if phase in ("open_source", "_prepare"):
+        assert last == "titans-dna: interrupted; nothing was written"
+        assert not out.exists()
+        return
+    assert last.endswith(f"what is done is kept; continue with: titans-dna pretrain --resume --out {out}")
+    assert run("pretrain --resume", out) == 0
+    assert timeless(out) == timeless(whole(WINDOWS))
+    assert (out / "markov.csv").read_bytes() == (whole(WINDOWS) / "markov.csv").read_bytes()
+
+
+def test_two_devices_are_one_with_twice_the_batch(tmp_path):
+    """And only the first process writes, or holds the directory."""
+    rows, line = [], SMALL.replace("--batch_size 2", "--batch_size {}") + "--variant lmm --steps 4 --model.dropout 0"
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}"
+        words = f"{line.format(2 // devices)} --devices {devices} --strategy {'auto' if devices == 1 else 'ddp'}"
+        command = [sys.executable, "-m", "titans_dna.cli", *words.split(), "--out", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("held-out bits per base") == 1
+        rows.append(timeless(out))
+    assert [len(one) for one in rows] == [4, 4]
+    for one, other in zip(*rows, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_length_warm_up_keeps_the_bases_of_a_step(tmp_path, capsys):
