@@ -259,8 +259,8 @@ def test_parts_of_something_else_are_not_used(files, capsys, monkeypatch, change
 def test_a_killed_process_leaves_nothing_half_written(files, capsys, monkeypatch):
     monkeypatch.setattr(run, "PART_BASES", 40)
     code = (
-        "import time\nfrom contextlib import contextmanager\nfrom titans_dna.reading import embed_files, parts\n"
-        "embed_files.PART_BASES = 40\nnew = parts.Unfinished.new\n"
+        "import time\nfrom contextlib import contextmanager\nfrom titans_dna.reading import embed, parts\n"
+        "embed.PART_BASES = 40\nnew = parts.Unfinished.new\n"
         "@contextmanager\ndef slow(self, part, *rest):\n    with new(self, part, *rest) as rows:\n        yield rows\n"
         "    time.sleep(60 * (part == 1))\n"
         "parts.Unfinished.new = slow\nfrom titans_dna.cli import main\nmain()"
