@@ -73,9 +73,10 @@ SIZES = [
         dict(attention=False, convolution=7),
     )
 ]
+SIZES += [TitansConfig.preset(preset, variant="mac").to_dict() for preset in ("tiny", "small", "base")]
 
 
-@pytest.mark.parametrize("values", SIZES, ids=str)
+@pytest.mark.parametrize("values", SIZES)
 def test_the_number_of_parameters_is_known_without_the_model(values):
     config = TitansConfig(**values)
     assert config.parameters == TitansDNA(config).parameter_count()

@@ -76,7 +76,7 @@ def calibrate(
     """
     began = time.monotonic()
     rows, base, extra = _probe(Task(config.to_dict(), modes, length, device, threads, seconds), progress)
-    parameters = count_parameters(config)
+    parameters = config.parameters
     found = {mode: _fit([row for row in rows if row["mode"] == mode], config, parameters, extra) for mode in modes}
     steps = [row for row in rows if row["mode"] != BORDERS]
     state = _over_blocks({row["blocks"]: float(row["state"]) for row in steps}, config.layers)
@@ -96,7 +96,7 @@ def calibrate(
 
 def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
     """The same from a table, without running anything: within a factor of two, and no time."""
-    parameters = count_parameters(config)
+    parameters = config.parameters
     block = 4.0 * config.width * ROUGH_VALUES[config.variant if config.attention else "lmm"]
     process = ROUGH_PROCESS if device == "cpu" else 0.0
     found = {}
@@ -122,13 +122,6 @@ def on_gpu(calibration: Calibration) -> Calibration:
         name: one._replace(fixed=one.fixed - calibration.process, left=0.0) for name, one in calibration.modes.items()
     }
     return calibration._replace(modes=modes, growth=0.0, process=0.0, device="cuda")
-
-
-def count_parameters(config: TitansConfig) -> int:
-    """Learned values of the model, without making it."""
-    with torch.device("meta"):
-        counts = [TitansDNA(config.replace(layers=n)).parameter_count() for n in (1, 2)]
-    return counts[0] + (config.layers - 1) * (counts[1] - counts[0])
 
 
 def bytes_a_parameter(mode: str) -> int:
