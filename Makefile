@@ -10,8 +10,9 @@ demo: $(SETUP)
 	@rm -rf runs/demo
 	@$(BIN)/titans-dna pretrain --config configs/pretrain/lambda.yaml --out runs/demo
 
+# A worker for each of two cores; a file's tests stay together, because they share what they made.
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: format lint types test
 
