@@ -269,7 +269,7 @@ def test_a_killed_process_leaves_nothing_half_written(files, capsys, monkeypatch
     process = subprocess.Popen([sys.executable, "-c", code, "embed", "--model", "model", *options])
     try:
         second = files / "v.npy.partial" / "part-000001.npy"
-        for _ in range(1200):
+        for _ in range(6000):
             if second.exists() or process.poll() is not None:
                 break
             time.sleep(0.05)
