@@ -36,11 +36,13 @@ _HOMES = _homes()
 __all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    """Names are imported when they are first used, so that the package itself imports at once."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'titans_dna' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # which would take any name then
+
+    def __getattr__(name: str) -> Any:
+        """Names are imported when they are first used, so that the package itself imports at once."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'titans_dna' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
