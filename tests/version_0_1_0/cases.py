@@ -10,6 +10,8 @@ import math
 import re
 import tarfile
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +127,8 @@ def call(line: str) -> tuple[Any, str]:
     """Exit status of `titans-dna LINE` in this process, and all that it says."""
     from titans_dna.cli import main
 
+    if line.startswith("bench needle") and find_spec("bench_needle"):  # since version 0.1.0 it is a script
+        main, line = import_module("bench_needle").main, line.removeprefix("bench needle")
     text = io.StringIO()
     with redirect_stdout(text), redirect_stderr(text):
         try:

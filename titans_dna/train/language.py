@@ -65,10 +65,10 @@ class Language(Learner):
     def forward(self, part: dict[str, Any]) -> Tensor:
         """The weighted sum of the loss, over `scale`."""
         ids, weight = part["ids"], part["weight"]
-        sums, after = self._loss(ids[:, :-1], ids[:, 1:], weight[:, 1:], None if part["reset"] else self._carried())
+        sums, after = self._loss(ids[:, :-1], ids[:, 1:], weight[:, 1:], None if part["reset"] else self._after)
         mine = sums.detach()
         self._sums = mine if self._sums is None else self._sums.plus(mine)
-        self._after = map_state(Tensor.detach, after) if self.carry else None
+        self._after = _copied(after) if self.carry else None
         return sums.weighted / self.scale
 
     def tally(self, fabric: Fabric) -> Tally:
@@ -99,17 +99,13 @@ class Language(Learner):
 
     def keep(self) -> dict[str, Any]:
         """The lanes."""
-        return {"state": pack_state(self._carried()), "device": self.lengths.device.type}
+        return {"state": pack_state(self._after), "device": self.lengths.device.type}
 
     def restore(self, values: dict[str, Any], device: torch.device) -> None:
         """Raises ValueError where lanes would have to move between a CPU and an accelerator."""
         if values["state"] is not None and values["device"] != device.type:
             raise ValueError(f"--accelerator: got {device.type}, but the lanes to resume are on {values['device']}")
-        self._after = unpack_state(values["state"], device)
-
-    def _carried(self) -> Any:
-        # Contiguous, because sums over another layout round differently, and a resumed run must not.
-        return map_state(lambda one: one.clone(memory_format=torch.contiguous_format), self._after)
+        self._after = _copied(unpack_state(values["state"], device))
 
     def _loss(self, ids: Tensor, targets: Tensor, weight: Tensor, state: Any) -> tuple[LossSums, Any]:
         def of_piece(logits: Tensor, piece: slice) -> LossSums:
@@ -119,3 +115,9 @@ class Language(Learner):
             return piecewise_loss(self.model, ids, of_piece, self.piece, state)
         out = self.model(ids, state)
         return of_piece(out.logits, slice(None)), out.state
+
+
+def _copied(state: Any) -> Any:
+    # A state may be a view of the weights, as where a memory begins again, and the optimiser is about to change those.
+    # Contiguous, because sums over another layout round differently, and a resumed run must not.
+    return map_state(lambda one: one.detach().clone(memory_format=torch.contiguous_format), state)
