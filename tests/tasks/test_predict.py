@@ -297,6 +297,7 @@ def test_resume_is_of_the_same_run_or_none(files, capsys, monkeypatch):
     with pytest.raises(ValueError, match="--resume: model, input or options are not those of the run"):
         predicting.predict_files(other, resume=True)
     assert predicting.predict_files(options, resume=True).rows == 3
+    assert "parts were done before" in capsys.readouterr().err
     status, _, err = call(capsys, "--model", "many", "--fasta", "x.fa", "--out", "q.csv")
     assert (status, err) == (0, "")
 
