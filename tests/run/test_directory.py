@@ -103,10 +103,12 @@ def test_a_forked_worker_does_not_hold_it(tmp_path):
     home = RunDirectory(tmp_path / "run", "sing")
     home.check(False)
     home.open(Some())
-    release = multiprocessing.get_context("fork").Event()
-    worker = multiprocessing.get_context("fork").Process(target=release.wait, args=(60,))
+    fork = multiprocessing.get_context("fork")
+    ready, release = fork.Event(), fork.Event()
+    worker = fork.Process(target=lambda: (ready.set(), release.wait(60)))
     worker.start()
     try:
+        assert ready.wait(60)
         home._release()  # as when the process is killed
         with RunDirectory(tmp_path / "run", "sing") as again:
             again.check(True)

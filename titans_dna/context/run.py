@@ -19,8 +19,8 @@ from titans_dna.context.score import memory_off, reset_memory, score
 from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.directory import DATA, RunDirectory
-from titans_dna.run.files import replacing
 from titans_dna.run.progress import Progress
+from titans_dna.run.sealed import read_array, write_array
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 FOLDER = "scores"
@@ -169,15 +169,14 @@ class Scores:
     def get(self, mode: str, context: int) -> np.ndarray | None:
         """float32 [places, target], or None where it is not done, or its file is damaged."""
         try:
-            found = np.load(self._file(mode, context))
-        except (OSError, ValueError, EOFError):
+            found = read_array(self._file(mode, context))
+        except (OSError, ValueError):
             return None
         return found if found.shape == self.shape else None
 
     def put(self, mode: str, context: int, bits: np.ndarray) -> None:
         """Keep what is finished."""
-        with replacing(self._file(mode, context)) as aside, open(aside, "wb") as out:
-            np.save(out, bits)
+        write_array(self._file(mode, context), bits)
 
     def all(self) -> dict[tuple[str, int], np.ndarray]:
         """All that is done, by mode and growing context."""

@@ -21,6 +21,7 @@ from titans_dna.reading.parts import PART_BASES, Unfinished, fingerprint
 from titans_dna.reading.source import GenomeSource, Source, as_source, genome_source
 from titans_dna.reading.stream import Piece, group, stream
 from titans_dna.reading.table import VECTORS, check_format, vector_files, write_vectors
+from titans_dna.run.sealed import new_array
 
 POOLS = (*PLAIN, "none")
 
@@ -228,8 +229,9 @@ def embed_files(options: EmbedOptions, resume: bool = False) -> Result:
         )  # fmt: skip
         whole = kept.path / "vectors.npy"
         shape = (int(rows.sum()), width)
-        found = np.lib.format.open_memmap(whole, mode="w+", dtype=vector_dtype(model), shape=shape)
-        kept.gather(plan, found, rows).flush()  # pyright: ignore[reportAttributeAccessIssue]
+        found = new_array(whole, shape, vector_dtype(model))
+        kept.gather(plan, found, rows)
+        found.flush()
         write_vectors(kept.path, out, whole, source.records, per_base)
         kept.finish(vector_files(out))
     return Result(vector_files(out), *shape)

@@ -19,6 +19,7 @@ from titans_dna.run.directory import DATA, LOCK, RUN, RunDirectory, check_output
 from titans_dna.run.files import replacing
 from titans_dna.run.options import Options
 from titans_dna.run.progress import Progress
+from titans_dna.run.sealed import new_array, read_array, seal, write_array
 
 PART_BASES = 1 << 19
 """Bases of a part, which is what an interruption costs at most: half a minute on one core for the preset `small`."""
@@ -78,8 +79,8 @@ class Unfinished:
     def done(self, part: int, rows: int | None = None) -> bool:
         """Whether a part is there, whole, with this number of rows."""
         try:
-            found = self.get(part)
-        except (OSError, ValueError, EOFError):
+            found = read_array(self._file(part), mapped=True)
+        except (OSError, ValueError):
             return False
         return rows is None or len(found) == rows
 
@@ -89,16 +90,16 @@ class Unfinished:
 
     def put(self, part: int, rows: np.ndarray) -> None:
         """Keep a part."""
-        with replacing(self._file(part)) as aside, open(aside, "wb") as out:
-            np.save(out, rows)
+        write_array(self._file(part), rows)
 
     @contextmanager
     def new(self, part: int, shape: tuple[int, ...], dtype: Any) -> Iterator[np.ndarray]:
         """Zeros to fill, in a file; kept as the part if the block succeeds."""
         with replacing(self._file(part)) as aside:
-            rows = np.lib.format.open_memmap(aside, mode="w+", dtype=dtype, shape=shape)
+            rows = new_array(aside, shape, dtype)
             yield rows
             rows.flush()
+            seal(aside)
 
     def fill(
         self,

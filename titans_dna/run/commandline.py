@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 import yaml
 
 from titans_dna.run.directory import RunDirectory
+from titans_dna.run.files import FULL
 from titans_dna.run.options import Flag, Options, current_names, flags, flat, nested, suggestion, titles
 from titans_dna.run.signals import Stopped, stoppable
 
@@ -28,7 +31,14 @@ def ended(work: Callable[[], int], name: str) -> int:
     """
     try:
         with stoppable():
-            return work()
+            try:
+                return work()
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it, as `head` does, has had enough.
+        _drop_output()
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped()
         status, line = stopped.status, "; ".join(filter(None, ["interrupted", stopped.advice]))
@@ -36,8 +46,18 @@ def ended(work: Callable[[], int], name: str) -> int:
         status, line = 1, f"stopped: {error}"
     except (ValueError, OSError) as error:
         status, line = 2, f"error: {_one_line(error)}"
-    print(f"{name}: {line}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            # Every file that is written has its name said: this is what was printed.
+            line = f"error: standard output: {error.strerror}"
+            _drop_output()
+    with suppress(OSError):
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
     return status
+
+
+def _drop_output() -> None:
+    """What could not be printed is not tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str) -> Kind:
@@ -87,7 +107,12 @@ def _parser(kind: type[Options], program: str) -> Any:
             parts = text.split("\n\n")
             return "\n\n".join(super(Formatter, self)._fill_text(part, width, indent) for part in parts)
 
-    parser = jsonargparse.ArgumentParser(
+    class Parser(jsonargparse.ArgumentParser):
+        def _print_message(self, message: str, file: Any = None) -> None:
+            # As argparse does, which takes no notice where there is no room for it.
+            print(message, end="", file=file or sys.stdout)
+
+    parser = Parser(
         prog=program,
         usage=f"{program} [options]",
         description=getdoc(kind),

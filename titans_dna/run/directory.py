@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from titans_dna.run.files import check_writable, write_text
+from titans_dna.run.files import FULL, check_writable, write_text
 from titans_dna.run.options import Options
 from titans_dna.run.signals import Stopped
 
@@ -177,17 +177,19 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # The run around another one, as a benchmark around a set's, has the last word.
-        if isinstance(error, Stopped) and self._kept:
-            where = self.aside or self.path
-            error.advice = f"what is done is kept; continue with: {self.command} --resume --out {where}"
-        elif isinstance(error, Stopped):
-            error.advice = error.advice or "nothing was written"
+        where = self.aside or self.path
+        again = f"what is done is kept; continue with: {self.command} --resume --out {where}" if self._kept else ""
+        if isinstance(error, Stopped):
+            error.advice = again or error.advice or "nothing was written"
         if self._lock is not None and self._made and not self._kept:
             # What was only held leaves nothing behind.
             with suppress(OSError):
                 (self.path / LOCK).unlink()
                 self.path.rmdir()
         self._release()
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is not None:
+            said = f"{self.flag}: {error.filename}: {error.strerror}"
+            raise OSError(f"{said}; {again or 'nothing was kept'}") from None
 
     def _check_empty(self) -> None:
         path = self.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import math
@@ -16,6 +17,19 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO, TextIO, cast
 
 GZIP_MAGIC = b"\x1f\x8b"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room to write."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """While it lasts, what fails is said of `path`: the system does not say which file it could not write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
 
 
 @contextmanager
@@ -24,7 +38,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        yield aside
+        with writing(path):
+            yield aside
         handle = os.open(aside, os.O_RDONLY)
         try:
             os.fsync(handle)

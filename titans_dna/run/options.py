@@ -191,6 +191,15 @@ class Options:
                 parts[flag.group] = dataclasses.replace(parts[flag.group], **{flag.field.name: value})
         return dataclasses.replace(self, **parts)
 
+    def fixed(self) -> dict[str, Any]:
+        """What a run that goes on must share with its beginning, as plain values; what has its default is left out, so that
+        options to come change nothing."""
+        now = self.resolved()
+        values = {
+            flag.name: (_plain(now.value(flag)), flag) for flag in flags(type(self)) if flag.kept and not flag.free
+        }
+        return {name: value for name, (value, flag) in values.items() if value != flag.default}
+
     def difference(self, other: dict[str, Any]) -> str | None:
         """The first option that a run which goes on must share with its beginning, `other`, and does not, as a message."""
         now, before = self.resolved(), current_names(type(self), other)

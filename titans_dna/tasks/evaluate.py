@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,15 +19,15 @@ from titans_dna.nn.model import weights_fingerprint
 from titans_dna.nn.state import load_state
 from titans_dna.reading.source import TextSource
 from titans_dna.run.directory import RunDirectory
-from titans_dna.run.files import replacing
 from titans_dna.run.progress import Progress
+from titans_dna.run.sealed import digest_of, read_array, write_array
 from titans_dna.tasks.results import OURS, table, write_results
 from titans_dna.tasks.score import score_all, score_batches, score_groups, score_shape
 from titans_dna.tasks.sequences import score_rows, write_pictures
 from titans_dna.tasks.use_options import EvaluateOptions, RowOptions, ScoringOptions
 
-PARTIAL, SECONDS = "scores.npz", 60.0
-"""Scores of the rows that are done, and how often they are saved."""
+PARTIAL, SECONDS = "scores.npy", 60.0
+"""Scores of the rows, NaN for those that are not done, and how often they are saved."""
 _COMPARED = {"fingerprint": "--data", "model": "--model", "state": "--state"}
 
 
@@ -162,8 +161,7 @@ def _about(model: FineTuned, part: str, data: LabelledData) -> dict[str, Any]:
 def _digest(path: str | None) -> str | None:
     if path is None:
         return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return digest_of(path)
 
 
 def _score(
@@ -172,16 +170,10 @@ def _score(
     """Scores of all rows, those in `path` among them. Batches are cut from the longest row on, so the rows that are left
     fall into the batches that they would have been in."""
     sequences = data.test.sequences
-    found, done = np.zeros((len(sequences), *score_shape(model.question))), np.zeros(len(sequences), dtype=bool)
+    found = np.full((len(sequences), *score_shape(model.question)), np.nan)
     if path.exists():
-        with np.load(path) as saved:
-            found, done = saved["scores"], saved["done"]
-
-    def save() -> None:
-        with replacing(path) as aside, open(aside, "wb") as file:
-            np.savez(file, scores=found, done=done)
-
-    left = np.flatnonzero(~done)
+        found = read_array(path)
+    left = np.flatnonzero(np.isnan(found.reshape(len(found), -1)).any(axis=1))
     if not len(left):
         return found
     source = TextSource([sequences[i] for i in left])
@@ -200,12 +192,11 @@ def _score(
         try:
             for numbers, scores in batches:
                 found[left[[*numbers]]] = scores
-                done[left[[*numbers]]] = True
                 if time.monotonic() - saved_at > SECONDS:
-                    save()
+                    write_array(path, found)
                     saved_at = time.monotonic()
         finally:
-            save()
+            write_array(path, found)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 import time
@@ -21,6 +20,7 @@ from titans_dna.run.device import choose_device
 from titans_dna.run.directory import RunDirectory
 from titans_dna.run.files import replacing, write_text
 from titans_dna.run.progress import duration, say
+from titans_dna.run.sealed import read_array, read_json, write_array, write_json
 from titans_dna.tasks.bases import BaseJob
 from titans_dna.tasks.fit import Examples, Fitted, check_tune, fit
 from titans_dna.tasks.options import FinetuneOptions
@@ -114,9 +114,10 @@ def finetune(options: FinetuneOptions, *, resume: bool = False, title: str = "")
         if options.run.threads:
             torch.set_num_threads(options.run.threads)
         say("\n".join([*([title] if title else []), *job.lines(), *_plan(options, backbone)]))
+        run = [options.fixed(), {name: about[name] for name in _COMPARED}]
         seeds = [*range(options.train.seed, options.train.seed + options.train.seeds)]
         for seed in seeds:
-            _run_seed(home.path / f"seed-{seed}", options, job, backbone, seed, device)
+            _run_seed(home.path / f"seed-{seed}", options, job, backbone, seed, device, run)
         ours = [_read_seed(home.path / f"seed-{seed}") for seed in seeds]
         scored = [job.scored(OURS, seeds, [one.scores for one in ours])]
         wanted = [name for name in options.run.baselines if name in job.baselines]
@@ -167,13 +168,15 @@ def _plan(options: FinetuneOptions, backbone: TitansDNA) -> list[str]:
     ]
 
 
-def _run_seed(place: Path, options: FinetuneOptions, job: Job, backbone: TitansDNA, seed: int, device: str) -> None:
+def _run_seed(
+    place: Path, options: FinetuneOptions, job: Job, backbone: TitansDNA, seed: int, device: str, run: Any
+) -> None:
     """Train and score one seed, unless that is done."""
     if (place / DONE).exists():
         say(f"seed {seed}: done before")
         return
     examples = job.examples(tokenizer_of(backbone), seed)
-    fitted = fit(place, options, examples, backbone, seed, device)
+    fitted = fit(place, options, examples, backbone, seed, device, run)
     save(fitted.model, place)
     fitted.model.to(device)
     _finish_seed(place, fitted, examples.scores(fitted.model, job.split))
@@ -181,19 +184,14 @@ def _run_seed(place: Path, options: FinetuneOptions, job: Job, backbone: TitansD
 
 def _finish_seed(place: Path, fitted: Fitted, scores: np.ndarray) -> None:
     """Scores, and last the mark that all of it is there."""
-    _write_array(place / SCORES, scores)
+    write_array(place / SCORES, scores)
     best = {name: value if math.isfinite(value) else None for name, value in fitted.best.items()}
     values = {"steps": fitted.steps, "diverged": fitted.diverged, "value": fitted.value, "best": best}
-    write_text(place / DONE, json.dumps(values, indent=2) + "\n")
-
-
-def _write_array(path: Path, values: np.ndarray) -> None:
-    with replacing(path) as aside, open(aside, "wb") as out:
-        np.save(out, values)
+    write_json(place / DONE, values)
 
 
 def _read_seed(place: Path) -> _Seed:
-    return _Seed(place, json.loads((place / DONE).read_text(encoding="utf-8")), np.load(place / SCORES))
+    return _Seed(place, read_json(place / DONE), read_array(place / SCORES))
 
 
 def _score_baseline(directory: Path, job: Job, name: str, seeds: list[int]) -> Scored:
@@ -205,9 +203,9 @@ def _score_baseline(directory: Path, job: Job, name: str, seeds: list[int]) -> S
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             began = time.monotonic()
-            _write_array(path, job.baseline(name, seed))
+            write_array(path, job.baseline(name, seed))
             say(f"baseline {name}, seed {seed}: {duration(time.monotonic() - began)}")
-        scores.append(np.load(path))
+        scores.append(read_array(path))
     return job.scored(name, seeds, scores)
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from titans_dna.metrics import Estimate
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of
+from titans_dna.run.sealed import json_digest
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.train.learner import Learner, Step, Tally, adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Settings
@@ -69,9 +70,16 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    directory: Path, options: FinetuneOptions, examples: Examples, backbone: TitansDNA, seed: int, device: str
+    directory: Path,
+    options: FinetuneOptions,
+    examples: Examples,
+    backbone: TitansDNA,
+    seed: int,
+    device: str,
+    run: Any = None,
 ) -> Fitted:
-    """Train with one seed in its directory, from where a checkpoint there left off; `backbone` is left alone.
+    """Train with one seed in its directory, from where a checkpoint there left off; `backbone` is left alone. run: plain
+    values, what the run is of.
 
     Raises `Stopped` where a signal came, once all is saved, and ValueError where nothing finite came out.
     """
@@ -79,7 +87,7 @@ def fit(
     steps = max(1, round(train.epochs * examples.epoch_steps))
     directory.mkdir(parents=True, exist_ok=True)
     learner = _Tuning(model, examples, seed)
-    warmup = train.warmup * steps
+    warmup, run = train.warmup * steps, json_digest([run, seed])
 
     def rate(step: int) -> float:
         fall = max(1.0, steps - 1 - warmup)
@@ -105,7 +113,8 @@ def fit(
         validate=learner.validate,
         monitor=monitor,
         checkpoint=directory / CHECKPOINT,
-        saved=read_checkpoint(directory / CHECKPOINT),
+        run=run,
+        saved=read_checkpoint(directory / CHECKPOINT, run),
         record=Record(directory / METRICS),
         title=f"seed {seed}",
     )

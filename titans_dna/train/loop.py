@@ -102,8 +102,8 @@ class Loop:
     validate: figures of the model as it is, by name, or None where they are not finite, which ends the training.
     monitor: of these figures, what is to be as large as possible; the weights of the best validation are then kept.
     clipped: parameters in the order in which their gradients' norms are added up; by default the optimiser's.
-    checkpoint: file to go on from; while there is one, a signal is granted after the step. saved: what `read_checkpoint`
-    gave of it. title: of the progress; none: silent.
+    checkpoint: file to go on from; while there is one, a signal is granted after the step. run: digest of what is trained on
+    what, kept with it. saved: what `read_checkpoint` gave of it. title: of the progress; none: silent.
     """
 
     def __init__(
@@ -117,13 +117,14 @@ class Loop:
         monitor: Callable[[dict[str, float]], float] | None = None,
         clipped: Iterable[nn.Parameter] | None = None,
         checkpoint: Path | None = None,
+        run: str = "",
         saved: dict[str, Any] | None = None,
         record: Record | None = None,
         title: str = "",
     ) -> None:
         self.learner, self.optimiser, self.settings, self.machine = learner, optimiser, settings, machine
         self.validate, self.monitor, self.checkpoint, self.record = validate, monitor, checkpoint, record
-        self.title, self._saved = title, saved
+        self.title, self._saved, self._run = title, saved, run
         self._clipped = [one for group in optimiser.param_groups for one in group["params"]]
         if clipped is not None:
             self._clipped = list(clipped)
@@ -275,6 +276,7 @@ class Loop:
         if self.checkpoint is None:
             return
         values = {
+            "run": self._run,
             "step": self.step,
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": time.monotonic() - self._began + self._seconds,

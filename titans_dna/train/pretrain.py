@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from itertools import count, islice
@@ -22,6 +20,7 @@ from titans_dna.run.device import choose_device
 from titans_dna.run.directory import RunDirectory
 from titans_dna.run.files import write_csv, write_figure, write_text
 from titans_dna.run.progress import say
+from titans_dna.run.sealed import json_digest
 from titans_dna.train.language import COLUMNS, Language
 from titans_dna.train.learner import adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Outcome, Settings
@@ -62,10 +61,11 @@ def pretrain(options: PretrainOptions, *, resume: bool = False) -> RunResult:
         device = _device(options)
         source = open_source(options)
         about = _about(source)
-        saved = _read_saved(home, about) if resume else None
+        run = json_digest([options.fixed(), {name: about[name] for name in _COMPARED}])
+        saved = _read_saved(home, about, run) if resume else None
         if options.run.threads:
             torch.set_num_threads(options.run.threads)
-        loop = _prepare(options, source, home.path, device, saved)
+        loop = _prepare(options, source, home.path, device, run, saved)
         home.open(options, about)
         if first:
             write_split(home.path / SPLIT, source.split)
@@ -87,34 +87,30 @@ def _device(options: PretrainOptions) -> str:
 
 def _about(source: Source) -> dict[str, Any]:
     rows = [f"{name} {one}" for name, part in source.split._asdict().items() for one in part]
-    return {**source.describe(), "split": _digest(rows), "tokenizer": _digest(source.tokenizer.to_dict())}
+    return {**source.describe(), "split": json_digest(rows), "tokenizer": json_digest(source.tokenizer.to_dict())}
 
 
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _read_saved(home: RunDirectory, about: dict[str, Any]) -> dict[str, Any] | None:
+def _read_saved(home: RunDirectory, about: dict[str, Any], run: str) -> dict[str, Any] | None:
     """The checkpoint, once the data are those of the run; None where the run was killed before its first one."""
     home.check_same(about, _COMPARED, since=("split", "tokenizer"))
-    saved = read_checkpoint(home.path / CHECKPOINT)
+    saved = read_checkpoint(home.path / CHECKPOINT, run)
     if saved is None:
         return None
     # Version 0.1.0 kept these in its checkpoint, as they are.
     for name in ("split", "tokenizer") if "about" in saved else ():
-        if _digest(saved["about"][name]) != about[name]:
+        if json_digest(saved["about"][name]) != about[name]:
             raise ValueError(f"--resume: {_COMPARED[name]} is not that of the run in {home.path}: its {name} differs")
     # One that diverged has the steps left to recover in.
     return {**saved, "outcome": "running"}
 
 
 def _prepare(
-    options: PretrainOptions, source: Source, directory: Path, device: str, saved: dict[str, Any] | None
+    options: PretrainOptions, source: Source, directory: Path, device: str, run: str, saved: dict[str, Any] | None
 ) -> Loop:
-    optimiser, run = options.optimiser, options.run
+    optimiser, how = options.optimiser, options.run
     torch.manual_seed(optimiser.seed)
     model = TitansDNA(options.config.replace(vocab_size=source.tokenizer.vocab_size))
-    model.activation_checkpointing = run.activation_checkpointing
+    model.activation_checkpointing = how.activation_checkpointing
     learner = Language(
         model,
         source.tokenizer.lengths,
@@ -122,11 +118,11 @@ def _prepare(
         accumulate=optimiser.accumulate,
         carry=options.data.lane > 0,
         scale=optimiser.batch_size * options.data.context,
-        piece=run.piece,
+        piece=how.piece,
     )
 
     def held_out_bits(fabric: Fabric) -> dict[str, float]:
-        piece = min(options.data.context, run.piece or options.data.context)
+        piece = min(options.data.context, how.piece or options.data.context)
         batches = source.valid_batches()
         return {
             "valid_bits_per_base": validate(model, batches, learner.lengths, piece=piece, precision=fabric.autocast())
@@ -145,15 +141,16 @@ def _prepare(
             optimiser.steps,
             rate,
             clip=optimiser.clip,
-            valid_every=run.valid_every,
-            save_every=run.save_every,
-            seconds=run.max_time * 60,
+            valid_every=how.valid_every,
+            save_every=how.save_every,
+            seconds=how.max_time * 60,
         ),
-        Machine(device, run.devices, run.strategy, optimiser.precision),
+        Machine(device, how.devices, how.strategy, optimiser.precision),
         validate=held_out_bits,
         # The norm of the whole gradient has always been added up in the order of the model.
         clipped=model.parameters(),
         checkpoint=directory / CHECKPOINT,
+        run=run,
         saved=saved,
         record=Record(directory / METRICS, COLUMNS, events=directory / EVENTS),
         title="pretrain",

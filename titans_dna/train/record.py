@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from titans_dna.run.files import cell, replacing
+from titans_dna.run.files import cell, replacing, writing
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.csv"
 FORMAT = "titans-dna training 1"
@@ -45,11 +46,12 @@ class Record:
 
     def write(self, row: dict[str, float]) -> None:
         """Add one row; it has a "step"."""
-        if not self.columns:
-            self.columns = tuple(row)
-            self._out.write(",".join(self.columns) + "\n")
-        self._out.write(",".join(cell(row.get(name, float("nan"))) for name in self.columns) + "\n")
-        self._out.flush()
+        with writing(self.path):
+            if not self.columns:
+                self.columns = tuple(row)
+                self._out.write(",".join(self.columns) + "\n")
+            self._out.write(",".join(cell(row.get(name, float("nan"))) for name in self.columns) + "\n")
+            self._out.flush()
         if self._board is not None:
             self._board.log_metrics({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
 
@@ -79,28 +81,61 @@ def _columns(path: Path | None) -> tuple[str, ...]:
     return tuple(lines[0].split(",")) if lines else ()
 
 
+class _Out:
+    """A file that torch writes to, which has words of its own for what goes wrong: here that is kept, for `check`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        """All of it, as torch is told."""
+        try:
+            if self._error is None:
+                self._file.write(data)
+        except BaseException as error:
+            self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing more than `write` does."""
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._error is not None:
+            raise self._error
+
+
 def write_checkpoint(path: Path, values: dict[str, Any]) -> None:
     """Plain values and tensors as a file: until the new one is on the disk, the old one stays."""
-    with replacing(path) as aside:
-        torch.save({"format": FORMAT, **values}, aside)
+    with replacing(path) as aside, open(aside, "wb") as file:
+        out = _Out(file)
+        torch.save({"format": FORMAT, **values}, out)  # pyright: ignore[reportArgumentType]
+        out.check()
 
 
-def read_checkpoint(path: Path) -> dict[str, Any] | None:
+def read_checkpoint(path: Path, run: str = "") -> dict[str, Any] | None:
     """What `write_checkpoint` wrote, or version 0.1.0, on the CPU; None where there is no file.
 
-    Only plain values and tensors are ever unpickled. Raises ValueError for a file that is truncated, damaged or something
-    else.
+    run: the digest of the run it must be of. Only plain values and tensors are ever unpickled. Raises ValueError for a file
+    that is truncated, damaged, something else or of another run.
     """
     if not path.exists():
         return None
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+        with zipfile.ZipFile(path) as parts:
+            whole = parts.testzip() is None  # torch itself does not look at the checksums
+        values = torch.load(path, map_location="cpu", weights_only=True) if whole else None
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError):
+        whole, values = False, None
+    if not whole:
         raise ValueError(f"{path}: truncated or damaged checkpoint") from None
     readers = {FORMAT: dict, "titans-dna run 1": _of_pretraining, "titans-dna fine-tuning 1": _of_finetuning}
     kind = values.get("format") if isinstance(values, dict) else None
     if kind not in readers:
         raise ValueError(f"{path}: got some other file, want a checkpoint of a training")
+    if values.get("run", run) != run:
+        raise ValueError(f"{path}: is of another run than that of this directory")
     return readers[kind](values)
 
 
