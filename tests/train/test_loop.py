@@ -238,3 +238,45 @@ def test_checkpoints_of_version_0_1_0(tmp_path, kind):
     )
     if kind == "titans-dna fine-tuning 1":
         assert loop.best.row == whole.best.row
+
+
+class Slow(Line):
+    """Its signal comes in the middle of something that takes long."""
+
+    def loss(self, part):
+        loss = super().loss(part)
+        if self.stop == (part[0], "loss"):
+            _for_long()
+        return loss
+
+    def validate(self, fabric):
+        found = super().validate(fabric)
+        if self.stop == (self.number, "validate"):
+            _for_long()
+        return found
+
+
+def _for_long():
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_what_takes_long_is_given_up_and_done_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("titans_dna.run.signals.PATIENCE", 0.05)
+    whole = loop_of(Line(), tmp_path)
+    run(whole)
+    wanted = state(whole, tmp_path)
+    for i, stop in enumerate([(0, "loss"), (9, "loss"), (5, "validate"), (2 * whole.step - 1, "validate")]):
+        folder = tmp_path / f"{i}"
+        folder.mkdir()
+        loop, began = loop_of(Slow(stop), folder), time.monotonic()
+        with pytest.raises(Stopped), stoppable():
+            run(loop)
+        assert time.monotonic() - began < 30
+        assert read_checkpoint(folder / "checkpoint.pt")["step"] == loop.step == (stop[0] + (stop[1] != "loss")) // 2
+        again = loop_of(Line(), folder)
+        run(again)
+        found = state(again, folder)
+        assert (found[0], found[2]) == (wanted[0], wanted[2]), stop
+        assert all(torch.equal(one, other) for one, other in zip(found[1], wanted[1], strict=True)), stop

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: at any moment an end with one line, and while steps are counted a wish, granted after the step."""
+"""Ctrl-C and SIGTERM: at any moment an end with one line, and while steps are counted a wish, granted after the step, or in
+the middle of it where that takes long."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 2.5
+"""Seconds that a step has to come to its end. Whoever stops a process, as a scheduler does, may not wait for long."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -48,7 +51,8 @@ def stoppable() -> Iterator[None]:
 
 
 class Interruption:
-    """While the context lasts, the first Ctrl-C or SIGTERM is only noted, in `signal`; a second one raises `Stopped`.
+    """While the context lasts, the first Ctrl-C or SIGTERM is only noted, in `signal`; a second one raises `Stopped`. So does
+    the first one after `PATIENCE` seconds, in what may be given up, and `late` is then true.
 
     Data workers forked meanwhile take no notice of Ctrl-C, which a terminal sends to all processes: the main process
     ends them.
@@ -56,20 +60,32 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.late = self._losable = False
         self._before: dict[int, Any] = {}
         self._owner = 0
 
     def __enter__(self) -> Interruption:
         self._owner = os.getpid()
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._before = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
         self.listen()
+        signal.signal(signal.SIGALRM, self._hurry)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def losable(self) -> Iterator[None]:
+        """While it lasts, what is done may be given up: it will be done again."""
+        self._losable = True
+        try:
+            yield
+        finally:
+            self._losable = False
 
     def listen(self) -> None:
         """Be the one who is told; again once another has put its own handlers in place."""
@@ -84,6 +100,13 @@ class Interruption:
             raise Stopped(number)
         else:
             self.signal = number
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE, 0.1)
+
+    def _hurry(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if os.getpid() == self._owner and self._losable and self.signal is not None:
+            self._losable, self.late = False, True
+            raise Stopped(self.signal)
 
 
 def _leave(number: int) -> None:

@@ -166,6 +166,10 @@ class _Tuning(Learner):
         found, self._bases = super().tally(fabric)._replace(bases=self._bases), 0
         return found
 
+    def undo(self) -> None:
+        super().undo()
+        self._bases = 0
+
     def validate(self, fabric: Fabric) -> dict[str, float] | None:
         """None where what the model says is not finite."""
         del fabric

@@ -57,6 +57,7 @@ class Language(Learner):
         self.register_buffer("lengths", torch.as_tensor(lengths), persistent=False)
         self._sums: LossSums | None = None
         self._after: Any = None
+        self._before: Any = None
 
     def entropy(self, step: int, place: int, rank: int) -> tuple[int, int, int]:
         """Of the number of the batch."""
@@ -82,6 +83,13 @@ class Language(Learner):
         scale = self.scale * fabric.world_size / weight if weight > 0 else 0.0
         loss = weighted / weight if weight > 0 else 0.0
         return Tally(loss, math.isfinite(nats), int(bases), scale, {"bits_per_base": bits_per_base(nats, bases)})
+
+    def begin(self) -> None:
+        """No state is ever changed in place."""
+        self._before = self._after
+
+    def undo(self) -> None:
+        self._sums, self._after = None, self._before
 
     def skip(self) -> None:
         """The state may hold what made the step fail, so the lanes begin again from a fresh one."""

@@ -73,6 +73,13 @@ class Learner(nn.Module):
         self._losses.clear()
         return Tally(loss, math.isfinite(loss), 0, 1.0, {})
 
+    def begin(self) -> None:
+        """Told before the first part of a step."""
+
+    def undo(self) -> None:
+        """Be as at `begin`: the step is given up in the middle, and done again when the run goes on."""
+        self._losses.clear()
+
     def skip(self) -> None:
         """Told of a step that was passed over."""
 

@@ -31,7 +31,15 @@ MAX_SKIPPED = 10
 """Steps in a row that may fail before a run gives up."""
 
 Outcome = Literal["running", "finished", "diverged", "out of time", "interrupted"]
-_START = {"step": 0, "skipped_in_a_row": 0, "since": 0, "seconds": 0.0, "outcome": "running", "best": None}
+_START = {
+    "step": 0,
+    "skipped_in_a_row": 0,
+    "since": 0,
+    "seconds": 0.0,
+    "outcome": "running",
+    "best": None,
+    "pending": None,
+}
 
 
 class Machine(NamedTuple):
@@ -132,6 +140,8 @@ class Loop:
         self.step, self.skipped_in_a_row, self.since = start["step"], start["skipped_in_a_row"], start["since"]
         self.outcome: Outcome = start["outcome"]
         self.best = None if start["best"] is None else Best(**start["best"])
+        self._pending = None if start.get("pending") is None else Step(**start["pending"])
+        """The step that is done, but for its validation and its record."""
         self._seconds: float = start["seconds"]
         if saved is not None:
             learner.model.load_state_dict(saved["model"])
@@ -143,7 +153,7 @@ class Loop:
 
         Raises `Stopped` where a signal came, once all is saved; without a checkpoint it comes as it does anywhere.
         """
-        if self.outcome == "running" and self.step >= self.settings.steps:
+        if self.outcome == "running" and self.step >= self.settings.steps and self._pending is None:
             self.outcome = "finished"
         if self.outcome == "running":
             listening = nullcontext() if self.checkpoint is None else Interruption()
@@ -178,30 +188,66 @@ class Loop:
             if first and self._saved is None:
                 self._save()
             self._saved, last = None, self._began
-            for parts in batches(self.step, fabric):
-                step = self._step(fabric, model, parts, last)
-                self.outcome = self._reason(fabric, interruption)
-                found = self._validated(fabric)
-                row = self.learner.row(step, found)
-                self._judge(found, row)
-                if record is not None and row is not None:
-                    record.write(row)
-                if progress is not None:
-                    self._tell(progress, step, found if record is not None else None)
-                if first and self._save_due(found is not None):
-                    self._save()
-                if self.outcome != "running":
-                    break
-                last = time.monotonic()
+            # Devices go on together, so none of several gives anything up alone.
+            losable = nullcontext if interruption is None or fabric.world_size > 1 else interruption.losable
+            try:
+                if self._pending is not None:
+                    self._end_step(self._pending, fabric, interruption, losable, record, progress)
+                for parts in batches(self.step, fabric) if self.outcome == "running" else ():
+                    self._pending = self._step(fabric, model, parts, last, losable)
+                    self._end_step(self._pending, fabric, interruption, losable, record, progress)
+                    if self.outcome != "running":
+                        break
+                    last = time.monotonic()
+            except Stopped:
+                if interruption is None or not interruption.late:
+                    raise
+                self.outcome = "interrupted"
+                self._save()
         self.learner.cpu()
 
-    def _step(self, fabric: Fabric, model: nn.Module, parts: Iterable[Any], began: float) -> Step:
+    def _end_step(
+        self,
+        step: Step,
+        fabric: Fabric,
+        interruption: Interruption | None,
+        losable: Callable[[], AbstractContextManager[None]],
+        record: Record | None,
+        progress: Progress | None,
+    ) -> None:
+        """What comes after a step: reasons to stop, validation, records, checkpoint."""
+        first, self.outcome = fabric.is_global_zero, self._reason(fabric, interruption)
+        with losable():
+            found = self._validated(fabric)
+        self._pending, row = None, self.learner.row(step, found)
+        self._judge(found, row)
+        if record is not None and row is not None:
+            record.write(row)
+        if progress is not None:
+            self._tell(progress, step, found if record is not None else None)
+        if first and self._save_due(found is not None):
+            self._save()
+
+    def _step(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        parts: Iterable[Any],
+        began: float,
+        losable: Callable[[], AbstractContextManager[None]],
+    ) -> Step:
         learner, lr = self.learner, self.settings.rate(self.step)
+        learner.begin()
         # The backward too, and the step: operators of our own that it calls are cast as those of the forward.
         with fabric.autocast():
-            for place, part in enumerate(parts):
-                _seed(learner.entropy(self.step, place, fabric.global_rank))
-                fabric.backward(model(fabric.to_device(part)))
+            try:
+                with losable():
+                    for place, part in enumerate(parts):
+                        _seed(learner.entropy(self.step, place, fabric.global_rank))
+                        fabric.backward(model(fabric.to_device(part)))
+            except Stopped:
+                learner.undo()
+                raise
             tally = learner.tally(fabric)
             norm = self._norm(tally.scale) if tally.finite and tally.scale else 0.0
             finite = tally.finite and math.isfinite(norm)
@@ -285,6 +331,7 @@ class Loop:
             "optimiser": self.optimiser.state_dict(),
             "best": None if self.best is None else self.best._asdict(),
             "since": self.since,
+            "pending": None if self._pending is None else self._pending._asdict(),
             "own": self.learner.keep(),
         }
         write_checkpoint(self.checkpoint, values)
