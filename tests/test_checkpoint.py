@@ -1,7 +1,11 @@
 """A model directory: what goes in comes out, and every kind of damage has its line."""
 
 import json
+import math
 import pickle
+import random
+import re
+import shutil
 import time
 from pathlib import Path
 
@@ -244,6 +248,7 @@ def test_weights_under_the_names_of_transformers(tmp_path, tied):
     checkpoint.save(model, tmp_path, NucleotideTokenizer())
     weights = load_file(tmp_path / "model.safetensors")
     named = {f"model.{name}": value for name, value in weights.items()}
+    _edit(tmp_path / "config.json", lambda values: values.pop("digests"))
     save_file({**named, "classifier.output.weight": torch.ones(2, 32)}, tmp_path / "model.safetensors")
     read = checkpoint.load(tmp_path)
     for (name, got), want in zip(read.state_dict().items(), model.state_dict().values(), strict=True):
@@ -251,6 +256,54 @@ def test_weights_under_the_names_of_transformers(tmp_path, tied):
     save_file({**named, "model.extra": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"model\.safetensors: extra: got \[1\], want nothing"):
         checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["language", "tuned"])
+def test_altered_bytes_are_noticed_in_every_file(tmp_path, kind):
+    checkpoint.save(make() if kind == "language" else make_tuned(), tmp_path, NucleotideTokenizer())
+    draw = random.Random(0)
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(60):
+            altered, place = bytearray(whole), draw.randrange(len(whole))
+            altered[place] ^= 1 << draw.randrange(8)
+            path.write_bytes(altered)
+            with pytest.raises(ValueError, match=re.escape(str(tmp_path))) as found:
+                checkpoint.load(tmp_path)
+            assert "\n" not in str(found.value), (path, place)
+        path.write_bytes(whole)
+    checkpoint.load(tmp_path)
+
+
+def test_a_file_of_another_model_is_noticed(tmp_path):
+    for name, gain in (("one", 1.0), ("other", 2.0)):
+        model = make()
+        torch.nn.init.constant_(model.norm.weight, gain)
+        checkpoint.save(model, tmp_path / name, NucleotideTokenizer())
+    for name in ("model.safetensors", "config.json"):
+        mixed = tmp_path / f"mixed-{name}"
+        shutil.copytree(tmp_path / "one", mixed)
+        shutil.copyfile(tmp_path / "other" / name, mixed / name)
+        with pytest.raises(ValueError, match=r"model\.safetensors: damaged, or of another model"):
+            checkpoint.load(mixed)
+        _edit(mixed / "config.json", lambda values: values.pop("digests"))
+        checkpoint.load(mixed)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    model = make()
+    with torch.no_grad():
+        model.norm.weight[3] = value
+    checkpoint.save(model, tmp_path, NucleotideTokenizer())
+    with pytest.raises(ValueError, match=r"model\.safetensors: norm\.weight: holds values that are not finite"):
+        checkpoint.load(tmp_path)
+
+
+def test_weights_of_another_precision_are_said(tmp_path):
+    checkpoint.save(make().bfloat16(), tmp_path, NucleotideTokenizer())
+    with pytest.warns(UserWarning, match=r"model\.safetensors: holds bfloat16, and is computed with as float32"):
+        assert checkpoint.load(tmp_path).norm.weight.dtype == torch.float32
 
 
 def test_the_tokenizer_must_fit(tmp_path):

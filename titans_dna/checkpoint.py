@@ -24,7 +24,8 @@ from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.run.device import choose_device
-from titans_dna.run.files import replacing
+from titans_dna.run.files import replacing, write_text
+from titans_dna.run.sealed import check_digests, with_digests
 from titans_dna.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -82,10 +83,11 @@ def save(model: TitansDNA | FineTuned, directory: str | Path, tokenizer: Tokeniz
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_weights(model, directory / form.weights)
-    with replacing(directory / form.config) as aside:
-        aside.write_text(json.dumps({**form.format, **about, "config": config.to_dict()}, indent=2) + "\n")
     with replacing(directory / TOKENIZER) as aside:
         tokenizer.save(aside)
+    values = {**form.format, **about, "config": config.to_dict()}
+    values = with_digests(values, directory, (TOKENIZER, form.weights))
+    write_text(directory / form.config, json.dumps(values, indent=2) + "\n")
 
 
 @overload
@@ -103,8 +105,8 @@ def load(source: str | Path, want: Any = None) -> Any:
     want: TitansDNA or FineTuned, where only that kind will do.
 
     Raises FileNotFoundError for a missing file, OSError where the hub has no such model or cannot be reached, and
-    ValueError for a model of the other kind, and naming the file for a truncated or damaged one, an unknown key of a
-    configuration, or weights that are not the configuration's.
+    ValueError for a model of the other kind, and naming the file for a truncated, damaged or exchanged one, an unknown key
+    of a configuration, or weights that are not the configuration's or not finite.
     """
     return _read(*_find(source, want, "source"))
 
@@ -114,7 +116,7 @@ def open_model(source: str | Path, want: None, accelerator: str = "cpu", threads
 @overload
 def open_model(source: str | Path, want: type[Model], accelerator: str = "cpu", threads: int = 0) -> Model: ...
 def open_model(source: str | Path, want: Any, accelerator: str = "cpu", threads: int = 0) -> Any:
-    """What a verb's `--model` names, by `load`, on its device. Raises ValueError where that is missing."""
+    """What a verb's `--model` names, by `load`, on its device."""
     return _read(*_find(source, want, "--model")).to(choose_device(accelerator, threads))
 
 
@@ -207,13 +209,17 @@ def _find(source: str | Path, want: Any, name: str, hub: bool = True) -> tuple[P
     return path, form
 
 
+def check_same(directory: Path, form: Form) -> None:
+    """ValueError where the files of a model are not those that `save` wrote together, as far as is known."""
+    check_digests(_json(directory / form.config, form), directory / form.config)
+
+
 def _read(directory: Path, form: Form) -> Any:
     """The model of this form in a directory."""
     for name in form.files:
         if not (directory / name).is_file():
-            raise FileNotFoundError(
-                f"{directory / name}: no such file, want a directory that titans-dna {form.verb} wrote"
-            )
+            why = f"no such file, want a directory that titans-dna {form.verb} wrote"
+            raise FileNotFoundError(f"{directory / name}: {why}")
     path, question = directory / form.config, None
     values = _json(path, form)
     try:
@@ -236,6 +242,7 @@ def _read(directory: Path, form: Form) -> Any:
     model.tokenizer = tokenizer
     whole = model if question is None else FineTuned(model, question, tokenizer)
     _put(whole, found, path)
+    check_same(directory, form)
     return whole.eval()
 
 
@@ -248,6 +255,9 @@ def _json(path: Path, form: Form) -> dict[str, Any]:
         raise ValueError(
             f"{path}: got some other JSON, want format {form.format['format']!r} version {form.format['version']}"
         )
+    others = values.keys() - {*form.format, "config", "question", "model_type", "architectures", "digests"}
+    if others and "transformers_version" not in values:
+        raise ValueError(f"{path}: got unknown key {min(others)!r}")
     return values
 
 
@@ -298,6 +308,11 @@ def _put(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
             raise ValueError(f"{path}: {' '.join(name.split())}: got {got}, want {want} for this configuration")
         if not found[name].is_floating_point():
             raise ValueError(f"{path}: {name}: got {found[name].dtype}, want floating point")
+        if not bool(found[name].isfinite().all()):
+            raise ValueError(f"{path}: {name}: holds values that are not finite, want a model that has not diverged")
+    kinds = {str(one.dtype).removeprefix("torch.") for one in found.values()} - {"float32"}
+    if kinds:
+        warnings.warn(f"{path}: holds {', '.join(sorted(kinds))}, and is computed with as float32", stacklevel=2)
     model.load_state_dict(found, strict=False)
 
 

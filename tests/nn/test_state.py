@@ -1,6 +1,8 @@
 """What a model remembers, as a file: read back it goes on as if it had never been away."""
 
 import json
+import math
+import random
 import re
 
 import pytest
@@ -9,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from titans_dna.config import VARIANTS, TitansConfig
-from titans_dna.nn.model import TitansDNA, take_rows, tensors_of
+from titans_dna.nn.model import TitansDNA, map_state, take_rows, tensors_of
 from titans_dna.nn.state import load_state, save_state
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
@@ -111,7 +113,7 @@ def test_a_state_makes_no_class_but_ours(tmp_path):
     path = tmp_path / "one"
     save_state(path, model(draw(30)).state, model)
     with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = _unsealed(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for kind in ("subprocess:Popen", "titans_dna.model:TitansDNA", "titans_dna.nothing:Nothing", ["list"]):
         structure = json.loads(metadata["structure"])
         structure["items"][0]["kind"] = kind
@@ -135,10 +137,53 @@ def test_a_damaged_structure_is_one_line(tmp_path, change):
     model, path = build("lmm"), tmp_path / "one"
     save_state(path, model(draw(30)).state, model)
     with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = _unsealed(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     structure = json.loads(metadata["structure"])
     change(structure)
     save_file(tensors, path, {**metadata, "structure": json.dumps(structure)})
     with pytest.raises(ValueError, match="one: truncated or damaged") as caught:
         load_state(path, model)
     assert "\n" not in str(caught.value)
+
+
+def _unsealed(metadata):
+    """As of version 0.1.0, which wrote no digest: what is wrong is then found otherwise."""
+    return {key: value for key, value in metadata.items() if key != "digest"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_altered_bytes_are_noticed(tmp_path, variant):
+    model, path = build(variant), tmp_path / "one"
+    save_state(path, model(draw(30)).state, model, {"read": ["chr1"]}, {"sums": torch.ones(3)})
+    whole, places = path.read_bytes(), random.Random(0)
+    for _ in range(100):
+        altered, place = bytearray(whole), places.randrange(len(whole))
+        altered[place] ^= 1 << places.randrange(8)
+        path.write_bytes(altered)
+        with pytest.raises(ValueError, match="one: ") as caught:
+            load_state(path, model)
+        assert "\n" not in str(caught.value), place
+    path.write_bytes(whole)
+    load_state(path, model)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_no_state_of_the_model_is_refused(tmp_path, variant):
+    """Files with a digest that is right, from somebody who knows how."""
+    model, path = build(variant), tmp_path / "one"
+    state = model(draw(30)).state
+    memory = tensors_of(state)
+    for i in range(len(memory)):
+        for value in (math.nan, math.inf):
+            spoilt = iter([x if j != i else torch.full_like(x, value) for j, x in enumerate(memory)])
+            save_state(path, map_state(lambda x, it=spoilt: next(it), state), model)
+            with pytest.raises(ValueError, match="one: truncated or damaged: holds values that are not finite"):
+                load_state(path, model)
+        cut = iter([x if j != i else x[..., :-1] for j, x in enumerate(memory)])
+        save_state(path, map_state(lambda x, it=cut: next(it), state), model)
+        with pytest.raises(ValueError, match="one: truncated or damaged: "):
+            load_state(path, model)
+    for other in ([None] * len(state), [(), *state[1:]], [3, *state[1:]], [*state[1:], None]):
+        save_state(path, tuple(other), model)
+        with pytest.raises(ValueError, match="one: truncated or damaged: "):
+            load_state(path, model)

@@ -39,6 +39,7 @@ class TitansDNAConfig(PretrainedConfig):
         pad_token_id: int = PAD,
         format: str = LANGUAGE.format["format"],
         version: int = LANGUAGE.format["version"],
+        digests: Any = None,  # of the files that were read, and not of those to be written
         **kwargs: Any,  # what transformers itself keeps: labels, problem_type, dtype, ...
     ) -> None:
         """config: fields of `TitansConfig`, those left out at their defaults.
@@ -46,6 +47,7 @@ class TitansDNAConfig(PretrainedConfig):
 
         Raises ValueError for an unknown field or pool, and for a file of another format.
         """
+        del digests
         if {"format": format, "version": version} != LANGUAGE.format:
             raise ValueError(f"config.json: got {format!r} version {version}, want {LANGUAGE.format}")
         if pool not in POOLINGS:

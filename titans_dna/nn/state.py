@@ -7,8 +7,9 @@ what was read. Identical states are identical files.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from torch import Tensor
 from titans_dna.nn.attention import SegmentState, SlidingState
 from titans_dna.nn.blocks import MACState, MAGState
 from titans_dna.nn.memory import NeuralMemoryState
-from titans_dna.nn.model import TitansDNA, map_state, weights_fingerprint
+from titans_dna.nn.model import TitansDNA, map_state, tensors_of, weights_fingerprint
 from titans_dna.run.files import replacing
+from titans_dna.tokens.vocabulary import UNK
 from titans_kernels import MemoryState
 
 _FORMAT = {"format": "titans-dna state", "version": "1"}
@@ -83,14 +85,14 @@ def save_state(
         "about": json.dumps(dict(about or {})),
     }
     with replacing(path) as aside:
-        _write_in_order(aside, to_bytes(named, metadata))
+        _write(aside, to_bytes(named, metadata))
 
 
 def load_state(path: str | Path, model: TitansDNA) -> Remembered:
     """The state in a file, for the model that wrote it, on the device of its weights.
 
     Raises FileNotFoundError where there is none, and ValueError naming the file for one that is truncated or damaged, is
-    something else, or is of another model: a state means nothing to other weights.
+    something else, is not finite, or is of another model: a state means nothing to other weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -107,15 +109,19 @@ def load_state(path: str | Path, model: TitansDNA) -> Remembered:
             named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise ValueError(f"{path}: truncated or damaged: {' '.join(str(error).split())}") from None
+    if metadata.get("digest") not in (None, _digest(metadata, _tensor_bytes(path))):
+        raise ValueError(f"{path}: damaged: its bytes are not those that were written")
     device = model.norm.weight.device
     beside = {name.removeprefix("beside."): x for name, x in named.items() if name.startswith("beside.")}
     try:
         structure, about = json.loads(metadata["structure"]), json.loads(metadata["about"])
         tensors = [named[f"state.{i}"] for i in range(len(named) - len(beside))]
         here = [x.to(device) if x.is_floating_point() else x for x in tensors]
-        return Remembered(unpack_state(structure, device, here), about, beside)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: truncated or damaged: {error}") from None
+        state = unpack_state(structure, device, here)
+        _check(state, model)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: truncated or damaged: {' '.join(str(error).split()):.200}") from None
+    return Remembered(state, about, beside)
 
 
 def model_fingerprint(model: TitansDNA) -> str:
@@ -173,12 +179,51 @@ def _on_the_cpu(x: Tensor) -> Any:
     return x if x.device.type == "cpu" else {"kind": "accelerator", "value": x.cpu()}
 
 
-def _write_in_order(path: Path, file: bytes) -> None:
-    """A safetensors file with its metadata sorted by name: the library writes them in any order."""
+def _check(state: Any, model: TitansDNA) -> None:
+    """ValueError, or what torch raises, for what is no state of this model."""
+    if not isinstance(state, tuple) or len(state) != len(model.blocks) or any(one is None for one in state):
+        raise ValueError(f"got no state of {len(model.blocks)} blocks")
+    if not all(bool(x.isfinite().all()) for x in tensors_of(state)):
+        raise ValueError("holds values that are not finite")
+    rows = {len(x) for x in tensors_of(state)}
+    if len(rows) != 1:
+        raise ValueError(f"got tensors of {sorted(rows)} rows, want one number of them")
+    # Whether the model can go on from it is known best by itself.
+    token, training = torch.full((*rows, 1), UNK, device=model.norm.weight.device), model.training
+    try:
+        with torch.inference_mode():
+            _, after = model.eval().features(token, state)
+    finally:
+        model.train(training)
+    if [type(one) for one in after] != [type(one) for one in state]:
+        raise ValueError("got a state of other blocks")
+
+
+def _digest(metadata: Mapping[str, str], tensors: Iterable[Any]) -> str:
+    """Of what a state file says of itself, and of the bytes of its tensors."""
+    said = json.dumps({key: value for key, value in sorted(metadata.items()) if key != "digest"})
+    digest = hashlib.blake2b(said.encode(), digest_size=16)
+    for some in tensors:
+        digest.update(some)
+    return digest.hexdigest()
+
+
+def _tensor_bytes(path: Path) -> Iterator[bytes]:
+    """They come last in the file."""
+    with open(path, "rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while some := file.read(1 << 20):
+            yield some
+
+
+def _write(path: Path, file: bytes) -> None:
+    """A safetensors file with its digest, and its metadata sorted by name: the library writes them in any order."""
     start = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:start])
+    tensors = memoryview(file)[start:]
+    header["__metadata__"]["digest"] = _digest(header["__metadata__"], [tensors])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as out:
-        out.writelines((len(text).to_bytes(8, "little"), text, memoryview(file)[start:]))
+        out.writelines((len(text).to_bytes(8, "little"), text, tensors))

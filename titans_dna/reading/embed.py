@@ -19,7 +19,7 @@ from titans_dna.nn.state import load_state
 from titans_dna.reading.options import EmbedOptions, VectorOptions
 from titans_dna.reading.parts import PART_BASES, Unfinished, fingerprint
 from titans_dna.reading.source import GenomeSource, Source, as_source, genome_source
-from titans_dna.reading.stream import Piece, group, stream
+from titans_dna.reading.stream import Piece, finite, group, stream
 from titans_dna.reading.table import VECTORS, check_format, vector_files, write_vectors
 from titans_dna.run.sealed import new_array
 
@@ -60,7 +60,7 @@ def embed(
     reverse_complement: the name of `rc` in version 0.1.
 
     Raises ValueError naming the argument for an empty sequence, a letter that is no nucleotide code, or a value out of
-    range, and what `open_genome` raises for a file.
+    range, what `open_genome` raises for a file, and FloatingPointError where a vector is not finite.
     """
     if reverse_complement is not None:
         warnings.warn("embed: reverse_complement is called rc now", DeprecationWarning, stacklevel=2)
@@ -111,12 +111,12 @@ def embed_batches(
     )  # fmt: skip
     for numbers, taken in found:
         if isinstance(taken, Unpooled):
-            yield numbers, taken.arrays
+            yield numbers, [finite(one) for one in taken.arrays]
             continue
         vectors = taken.out().cpu().numpy()
         if rc:
             vectors = (vectors[::2] + vectors[1::2]) / 2
-        yield numbers, list(vectors.astype(dtype, copy=False))
+        yield numbers, list(finite(vectors.astype(dtype, copy=False)))
 
 
 def vector_dtype(model: TitansDNA) -> type[np.floating[Any]]:
@@ -201,7 +201,8 @@ def embed_files(options: EmbedOptions, resume: bool = False) -> Result:
     beside it, `OUT.partial`, and a run with the same model, input and options goes on from there. resume: there must be
     such a run.
 
-    Raises ValueError or OSError with one line for any bad input, and `Stopped` where it is interrupted.
+    Raises ValueError or OSError with one line for any bad input, `Stopped` where it is interrupted, and FloatingPointError
+    where a vector is not finite.
     """
     files, vectors, speed = options.files, options.vectors, options.speed
     out, per_base = Path(files.out), vectors.pool == "none"

@@ -235,6 +235,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(before)
 
 
+def finite(values: np.ndarray) -> np.ndarray:
+    """The same values. Raises FloatingPointError where one of them is none: nothing is to be made of such an answer."""
+    if not np.isfinite(values).all():
+        raise FloatingPointError(
+            "the model's output is not finite; its weights or the state before are out of all bounds"
+        )
+    return values
+
+
 def token_bases(tokenizer: Tokenizer) -> int:
     """Bases of the longest token, at least 1."""
     return max(1, int(tokenizer.lengths.max()))

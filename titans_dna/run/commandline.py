@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -30,7 +31,8 @@ def ended(work: Callable[[], int], name: str) -> int:
     after `name`, that of the program.
     """
     try:
-        with stoppable():
+        with stoppable(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
             try:
                 return work()
             finally:

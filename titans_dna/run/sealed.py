@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or values.pop("digest", None) not in (None, json_digest(values)):
         raise ValueError(f"{path}: damaged: its bytes are not those that were written")
     return values
+
+
+def with_digests(values: dict[str, Any], directory: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Plain values with the digest of them, and those of files that are there already."""
+    return {**values, "digests": {"": json_digest(values), **{name: digest_of(directory / name) for name in names}}}
+
+
+def check_digests(values: dict[str, Any], path: Path) -> None:
+    """ValueError where what `path` holds is not what `with_digests` gave, or a file beside it is another one; without digests
+    it is of version 0.1.0, or of another program."""
+    values = dict(values)
+    digests = values.pop("digests", {})
+    for name, digest in digests.items() if isinstance(digests, dict) else [("", None)]:
+        file = path.parent / name if name else path
+        if not file.is_file() or digest != (digest_of(file) if name else json_digest(values)):
+            raise ValueError(
+                f"{file}: damaged, or of another model: it is not what {path.name} was written with; to use it all the same, "
+                'take "digests" out of there'
+            )
 
 
 def json_digest(values: Any) -> str:

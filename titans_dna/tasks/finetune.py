@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from titans_dna.checkpoint import FINETUNED, open_model, save
+from titans_dna.checkpoint import FINETUNED, check_same, open_model, save
 from titans_dna.config import TitansConfig, preset_names
 from titans_dna.nn.finetuned import Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
-from titans_dna.run.device import choose_device
+from titans_dna.run.device import check_memory, choose_device
 from titans_dna.run.directory import RunDirectory
 from titans_dna.run.files import replacing, write_text
 from titans_dna.run.progress import duration, say
@@ -154,6 +154,7 @@ def _backbone(options: FinetuneOptions) -> TitansDNA:
     config = TitansConfig.preset(name) if name in preset_names() else TitansConfig.from_yaml(name)
     config = config if tune.variant == "preset" else config.replace(variant=tune.variant)
     tokenizer = make_tokenizer("nucleotide")
+    check_memory(config.parameters, choose_device(options.run.accelerator), "--preset")
     model = TitansDNA(config.replace(vocab_size=tokenizer.vocab_size))
     model.tokenizer = tokenizer
     return model
@@ -214,6 +215,7 @@ def _report(
 ) -> FinetuneResult:
     """The best seed's model and predictions into the directory itself, and the table."""
     best = max(ours, key=lambda one: one.values["value"])
+    check_same(best.place, FINETUNED)
     for name in FINETUNED.files:
         with replacing(directory / name) as aside:
             shutil.copyfile(best.place / name, aside)

@@ -11,7 +11,7 @@ import torch
 from titans_dna.nn.finetuned import FineTuned, PooledHead, Question, TokenHead, turned
 from titans_dna.reading.embed import Pooled
 from titans_dna.reading.source import Source, TextSource, as_source
-from titans_dna.reading.stream import Ids, Piece, calls, evaluating, group, hidden, padded, read, stream
+from titans_dna.reading.stream import Ids, Piece, calls, evaluating, finite, group, hidden, padded, read, stream
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
@@ -39,7 +39,7 @@ def predict(
         memory, and no score.
 
     Raises ValueError for a sequence that is empty or holds a letter that is no nucleotide code, or a value out of range;
-    and what `open_genome` raises for a file.
+    what `open_genome` raises for a file, and FloatingPointError where a score is not finite.
     """
     for name, value, low in (("batch_size", batch_size, 1), ("batch_bases", batch_bases, 1), ("workers", workers, 0)):
         if value < low:
@@ -134,7 +134,7 @@ def score_batches(
     )  # fmt: skip
     for numbers, pooled in taken:
         with evaluating(model):
-            found = model.scores(pooled.out())
+            found = finite(model.scores(pooled.out()))
         yield numbers, (found[::2] + found[1::2]) / 2 if both else found
 
 
@@ -155,7 +155,7 @@ def score_bases(
             if model.question.both_strands:
                 back, _ = _hidden(model, [reverse_complement(one) for one in letters], piece)
                 states = torch.cat([states, turned(back, widths.sum(1))], dim=-1)
-            scores = model.scores(model.head(states))
+            scores = finite(model.scores(model.head(states)))
             for row, number in enumerate(part):
                 found[number] = scores[row, : len(sequences[number])]
     return found

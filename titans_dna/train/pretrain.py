@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from titans_dna import checkpoint
 from titans_dna.baselines.markov import MarkovRow, markov_table
 from titans_dna.genome.intervals import write_split
 from titans_dna.nn.model import TitansDNA
-from titans_dna.run.device import choose_device
+from titans_dna.run.device import check_memory, choose_device
 from titans_dna.run.directory import RunDirectory
 from titans_dna.run.files import write_csv, write_figure, write_text
 from titans_dna.run.progress import say
@@ -80,8 +81,10 @@ def pretrain(options: PretrainOptions, *, resume: bool = False) -> RunResult:
 
 def _device(options: PretrainOptions) -> str:
     kind = choose_device(options.run.accelerator)
-    if kind == "cuda" and options.run.devices > torch.cuda.device_count():
-        raise ValueError(f"--devices: got {options.run.devices}, want at most {torch.cuda.device_count()}")
+    there, what = (torch.cuda.device_count(), "GPUs") if kind == "cuda" else (os.cpu_count() or 1, "cores")
+    if options.run.devices > there:
+        raise ValueError(f"--devices: got {options.run.devices}, want at most the {there} {what} of this machine")
+    check_memory(options.config.parameters, kind)
     return kind
 
 

@@ -130,6 +130,11 @@ def describe_plan(options: PretrainOptions, source: Source, parameters: int) -> 
         f"plan: {optimiser.steps:,} steps of {per_step:,} bases, {total:,} in all: {total / source.train_bases:.2f} "
         "times the training bases",
     ]
+    if optimiser.warmup >= optimiser.steps:
+        reached = optimiser.lr * optimiser.steps / optimiser.warmup
+        lines.append(
+            f"warm-up: {optimiser.warmup:,} steps, and the run ends in it, at a learning rate of {reached:.2g}"
+        )
     if data.lane:
         lines.append(f"lanes: the state is carried over {data.lane:,} bases, {data.context:,} at a time")
     if source.module.warmup is not None:
