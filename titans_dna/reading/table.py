@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from titans_dna.reading.source import Record
+from titans_dna.run.files import check_room, writing
 
 BLOCK = 1 << 14
 """Rows that are written at a time."""
@@ -64,14 +66,16 @@ def write_table(path: Path, suffix: str, kinds: Kinds, blocks: Iterable[Block], 
     writers: dict[str, Callable[[Path, Kinds, Iterable[Block]], None]] = {
         ".parquet": _write_parquet, ".h5": _write_h5
     }  # fmt: skip
-    if suffix in writers:
-        writers[suffix](path, kinds, blocks)
-        return
+    with writing(path):
+        writers.get(suffix, partial(_write_text, comma=suffix == ".csv", plain=plain))(path, kinds, blocks)
+
+
+def _write_text(path: Path, kinds: Kinds, blocks: Iterable[Block], *, comma: bool, plain: bool) -> None:
     # A value that is predicted keeps its digits.
     short = [name.startswith("probability_") for name in kinds]
     quoting = {"quoting": csv.QUOTE_NONE, "quotechar": None} if plain else {}
     with open(path, "w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, delimiter="," if suffix == ".csv" else "\t", lineterminator="\n", **quoting)
+        writer = csv.writer(out, delimiter="," if comma else "\t", lineterminator="\n", **quoting)
         writer.writerow(kinds)
         for block in blocks:
             columns = [
@@ -129,7 +133,8 @@ def _write_parquet(path: Path, kinds: Kinds, blocks: Iterable[Block]) -> None:
 
 def _write_h5(path: Path, kinds: Kinds, blocks: Iterable[Block]) -> None:
     h5py = _library("h5py", ".h5")
-    rows = next(len(kind) for kind in kinds.values() if isinstance(kind, np.ndarray))
+    rows, size = next((len(kind), kind.nbytes) for kind in kinds.values() if isinstance(kind, np.ndarray))
+    check_room(path, size + (rows + 1024) * 1024)  # the library dies where there is none
     with h5py.File(path, "w") as out:
         columns = [
             out.create_dataset(name, kind.shape, kind.dtype) if isinstance(kind, np.ndarray)

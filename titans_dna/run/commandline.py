@@ -59,7 +59,8 @@ def ended(work: Callable[[], int], name: str) -> int:
 
 def _drop_output() -> None:
     """What could not be printed is not tried again at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str) -> Kind:

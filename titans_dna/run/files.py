@@ -50,6 +50,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def take_room(file: BinaryIO, start: int, size: int) -> None:
+    """Have bytes [start, start + size) of a file on the disk, zeros where there were none. OSError where there is no room."""
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), start, size)
+        return
+    file.seek(start)
+    for first in range(0, size, 1 << 20):
+        file.write(bytes(min(1 << 20, size - first)))
+    file.flush()
+
+
+def check_room(path: Path, size: int) -> None:
+    """OSError naming `path` where a file of this size has no room: for libraries that do not come through that."""
+    with writing(path), TemporaryFile(dir=path.parent) as file:
+        take_room(cast(BinaryIO, file), 0, size)
+
+
 def check_writable(directory: Path, flag: str) -> None:
     """OSError naming the flag where no file can be made in a directory: before hours of work, not after."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from titans_dna.run.files import replacing, write_text, writing
+from titans_dna.run.files import replacing, take_room, write_text, writing
 
 _SEAL = b"titans-dna seal "
 
@@ -68,15 +68,10 @@ def read_array(path: Path, mapped: bool = False) -> np.ndarray:
 def new_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     """Zeros in a file, to be filled there. Room is taken for all of it now: where a disk gets full under a mapped file, the
     process dies without a word."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with writing(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with writing(path), open(path, "r+b") as file:
-        size = os.fstat(file.fileno()).st_size
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.seek(size - array.nbytes)
-            for first in range(0, array.nbytes, 1 << 20):
-                file.write(bytes(min(1 << 20, array.nbytes - first)))
+        take_room(file, os.fstat(file.fileno()).st_size - array.nbytes, array.nbytes)
     return array
 
 
