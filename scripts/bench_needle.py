@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from needle.options import NeedleOptions
-from titans_dna.run.commandline import ended, parse
+from titans_dna.run.commandline import parse
+from titans_dna.run.signals import ended
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # The one list of public names. Type checkers take it as it is, `_homes` reads it from this text.
@@ -22,8 +21,6 @@ if TYPE_CHECKING:  # The one list of public names. Type checkers take it as it i
     from titans_dna.tasks.evaluate import evaluate as evaluate
     from titans_dna.tasks.score import predict as predict
 
-__version__ = version("titans-dna")
-
 
 def _homes() -> dict[str, str]:
     """The module of each public name."""
@@ -40,10 +37,14 @@ if not TYPE_CHECKING:  # which would take any name then
 
     def __getattr__(name: str) -> Any:
         """Names are imported when they are first used, so that the package itself imports at once."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("titans-dna")
         if name not in _HOMES:
             raise AttributeError(f"module 'titans_dna' has no attribute {name!r}")
         return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "__version__"})

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from titans_dna.run.commandline import ended, parse
-from titans_dna.run.options import suggestion
+from titans_dna.run.signals import ended, late
 
 PROGRAM = "titans-dna"
 
@@ -73,8 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit status: 0 done, 1 the run had to stop, 2 wrong input (one line on stderr), 130 and 143 interrupted and saved.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    raise SystemExit(ended(lambda: _run(given), PROGRAM))
+    # Nothing else is imported before: a signal may come at any moment.
+    status = ended(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)), PROGRAM)
+    if arguments is None:
+        late()
+    raise SystemExit(status)
 
 
 def _run(arguments: list[str]) -> int:
@@ -82,8 +83,12 @@ def _run(arguments: list[str]) -> int:
         print(_help())
         return 0
     if arguments[0] == "--version":
+        from importlib.metadata import version
+
         print(f"{PROGRAM} {version(PROGRAM)}")
         return 0
+    from titans_dna.run.commandline import parse
+
     verb, rest = _choose(arguments)
     options = parse(_resolve(verb.options), rest, verb=verb.name, program=f"{PROGRAM} {verb.name}")
     return _resolve(verb.function)(options)
@@ -99,6 +104,8 @@ def _choose(arguments: list[str]) -> tuple[Verb, list[str]]:
             return verb, arguments[2:]
     if arguments[0] == "bench":
         raise ValueError("bench: is now titans-dna context, and python scripts/bench_needle.py in the repository")
+    from titans_dna.run.options import suggestion
+
     names = [verb.name for verb in VERBS]
     raise ValueError(f"{arguments[0]}: is no verb, want one of {', '.join(names)}{suggestion(arguments[0], names)}")
 

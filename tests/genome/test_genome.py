@@ -210,11 +210,64 @@ def test_several_files_are_one_genome(tmp_path):
     assert genome.fingerprint() == whole.fingerprint()
     assert genome.fetch("last", 8, 11) == b"TTA"
     assert genome.fetch("chr1", 4, 8) == b"NNac"
-    with pytest.raises(ValueError, match=r"1\.fa: contig 'empty' stands in .*whole\.fa too"):
-        open_genomes([tmp_path / "whole.fa", tmp_path / "1.fa"], tmp_path / "cache")
     for nothing in ([], str(tmp_path / "whole.fa")):
         with pytest.raises(ValueError, match="paths: got"):
             open_genomes(nothing)
+
+
+def test_names_that_stand_in_several_files_have_the_file_in_front(tmp_path, capsys):
+    for name, text in (("h.fa", ">chr1\nAAAA\n>h2\nAC\n"), ("m.fa.gz", ">chr1\nCCCCC\n"), ("x.fa", ">y\nG\n")):
+        content = text.encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    genome = open_genomes([tmp_path / "h.fa", tmp_path / "m.fa.gz", tmp_path / "x.fa"], tmp_path / "cache")
+    assert genome.contigs == {"h:chr1": 4, "h2": 2, "m:chr1": 5, "y": 1}
+    assert [genome.fetch(name, 0, 1) for name in genome.contigs] == [b"A", b"A", b"C", b"G"]
+    assert "called by the file's name too, as m:chr1" in capsys.readouterr().err
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "h.fa").write_text(">chr1\nA\n")
+    with pytest.raises(ValueError, match=r"contig 'h:chr1' stands in .* too, want each name once"):
+        open_genomes([tmp_path / "h.fa", tmp_path / "d" / "h.fa"], tmp_path / "cache")
+
+
+def test_interleaved_pairs_are_two_reads(tmp_path, capsys):
+    reads = [("r1", "ACGT"), ("r1", "GG"), ("r2", ""), ("r3", "T"), ("r3", "C"), ("r4", "A")]
+    text = "".join(f"@{name} more\n{bases}\n+\n{'I' * len(bases)}\n" for name, bases in reads)
+    (tmp_path / "x.fq").write_text(text)
+    genome = open_genome(tmp_path / "x.fq", tmp_path / "cache")
+    assert genome.contigs == {"r1/1": 4, "r1/2": 2, "r2": 0, "r3/1": 1, "r3/2": 1, "r4": 1}
+    assert genome.fetch("r1/2", 0, 2) == b"GG"
+    assert "2 pair(s) of reads of one name, called NAME/1 and NAME/2" in capsys.readouterr().err
+    (tmp_path / "y.fq").write_text(text + "@r1\nA\n+\nI\n@r1\nA\n+\nI\n")
+    with pytest.raises(ValueError, match="two records are named 'r1/1'"):
+        open_genome(tmp_path / "y.fq", tmp_path / "cache")
+
+
+GENBANK = """LOCUS       TST1                      20 bp    DNA     linear   SYN 17-MAY-2019
+DEFINITION  test.
+ACCESSION   TST1
+VERSION     TST1.1
+{more}FEATURES             Location/Qualifiers
+     CDS             3..11
+                     /gene="a"
+     misc_feature    {odd}
+ORIGIN
+        1 acgtacgtac gtacgtacgt
+//
+"""
+
+
+@pytest.mark.parametrize("odd", ["(3.5)..8", "join(1..", "-2..3", "x", "1..9999", "3..5\n\t/x"])
+def test_features_do_not_matter_for_the_bases(tmp_path, odd):
+    (tmp_path / "x.gb").write_text(GENBANK.format(more="", odd=odd))
+    assert open_genome(tmp_path / "x.gb", tmp_path / "cache").fetch("TST1.1", 0, 4).upper() == b"ACGT"
+
+
+@pytest.mark.parametrize("more", ["  AUTHORS   Doe,J.\n", "REFERENCE   1  (bases 1 to\n"])
+def test_whatever_a_parser_raises_is_one_line(tmp_path, more):
+    (tmp_path / "x.gb").write_text(GENBANK.format(more=more, odd="1..2"))
+    with pytest.raises(ValueError, match=r"x\.gb: not valid genbank: record 1: .") as caught:
+        open_genome(tmp_path / "x.gb", tmp_path / "cache")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +358,7 @@ def test_other_formats(tmp_path, save, kind, names):
 def test_genbank_shorter_than_it_says(tmp_path):
     text = annotated("genbank")
     (tmp_path / "g.gb").write_bytes(text.replace(b"150 bp", b"160 bp"))
-    with pytest.raises(ValueError, match="not valid genbank: Expected sequence length 160, found 150"):
+    with pytest.raises(ValueError, match="not valid genbank: record 1: Expected sequence length 160, found 150"):
         open_genome(tmp_path / "g.gb", tmp_path / "cache")
 
 

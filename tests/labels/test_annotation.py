@@ -145,18 +145,21 @@ def test_circle(tmp_path, genome):
         (["1", "2"], "chr2", "2"),
         (["chr1", "1"], "chr1", "chr1"),
         (["chr"], "x", None),
+        (["chrM", "chr1"], "MT", "chrM"),
+        (["MT"], "chrM", "MT"),
+        (["M"], "chrMT", "M"),
     ],
 )
 def test_contig_names(tmp_path, contigs, name, wanted):
     (tmp_path / "g.fa").write_text("".join(f">{one}\nACGT\n" for one in contigs))
     names = ContigNames(open_genome(tmp_path / "g.fa", tmp_path / "cache"))
-    if wanted is not None:
+    if name != "a" or wanted is not None:
         assert names.find(name) == wanted
-        return
-    with pytest.raises(ValueError, match="contig ") as caught:
-        names.find(name)
-    assert repr(name) in str(caught.value)
-    assert contigs[0] in str(caught.value)
+    else:
+        with pytest.raises(ValueError, match=r"contig 'a' may be any of 'a\.1', 'a\.2'"):
+            names.find(name)
+    assert repr(name) in names.missing(name)
+    assert contigs[0] in names.missing(name)
 
 
 LINE = "chrA.1\tsrc\tCDS\t{}\t{}\t.\t+\t0\tID=x\n"
@@ -244,3 +247,79 @@ def test_yeast_gtf(tmp_path):
         genome.fetch(f.interval.contig, f.interval.start, f.interval.end) for f in features if f.strand == "+"
     )
     assert codons[b"ATG"] > 0.98 * codons.total()
+
+
+GENES = "".join(f"{{contig}}\tsrc\tCDS\t{1 + 10 * i}\t{9 + 10 * i}\t.\t+\t0\tID=g{i}\n" for i in range(5))
+
+
+def genome_of(tmp_path, **contigs):
+    (tmp_path / "g.fa").write_text("".join(f">{name}\n{'ACGT' * 30}\n" for name in contigs or {"c": 0}))
+    return open_genome(tmp_path / "g.fa", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("line", "all_of_them"),
+    [
+        ("##FASTAQQLVR", True),
+        ("# ##FASTA", True),
+        ("##FASTA-like", True),
+        ("##FASTA", False),
+        ("##FASTA  ", False),
+        (">c", False),
+    ],
+)
+def test_only_the_directive_ends_an_annotation(tmp_path, line, all_of_them):
+    (tmp_path / "a.gff3").write_text(GENES.format(contig="c") + line + "\n" + GENES.format(contig="c"))
+    assert len(read_annotation(tmp_path / "a.gff3", genome_of(tmp_path))) == (10 if all_of_them else 5)
+
+
+def test_features_of_other_contigs_are_left_out_and_counted(tmp_path):
+    text = GENES.format(contig="chrM") + GENES.format(contig="2") + GENES.format(contig="c")
+    genome, absent = genome_of(tmp_path, c=1, MT=2), Counter()
+    (tmp_path / "a.gff3").write_text(text)
+    found = read_annotation(tmp_path / "a.gff3", genome, absent=absent)
+    assert (Counter(one.interval.contig for one in found), absent) == ({"MT": 5, "c": 5}, {"2": 5})
+    (tmp_path / "a.bed").write_text("2\t1\t3\tx\nc\t1\t3\ty\n")
+    absent.clear()
+    assert len(read_annotation(tmp_path / "a.bed", genome, absent=absent)) == 1
+    assert absent == {"2": 1}
+    (tmp_path / "b.gff3").write_text("#\n" + GENES.format(contig="2"))
+    with pytest.raises(
+        ValueError, match=r"b\.gff3: line 2: contig '2' is not in .*g\.fa.* nor is that of any other CDS"
+    ):
+        read_annotation(tmp_path / "b.gff3", genome)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "wanted"),
+    [
+        ('kind="rich"', "rich"),
+        ("kind='rich'", "rich"),
+        ("kind=rich%3B", "rich;"),
+        ('kind "rich"; kind "rich";', "rich"),
+        ("ID=x", "CDS"),
+        ('kind "rich"; kind "poor";', None),
+        ("kind=rich;kind=poor", None),
+    ],
+)
+def test_an_attribute_is_one_value(tmp_path, attributes, wanted):
+    line = "c\tsrc\tCDS\t{}\t{}\t.\t+\t0\t{}\n"
+    (tmp_path / "a.gff").write_text(line.format(1, 3, "kind=plain") + line.format(4, 6, attributes))
+    if wanted is None:
+        with pytest.raises(ValueError, match=r"a\.gff: line 2: attribute 'kind' has 2 values \(rich, poor\), want one"):
+            read_annotation(tmp_path / "a.gff", genome_of(tmp_path), class_by="kind")
+        return
+    found = read_annotation(tmp_path / "a.gff", genome_of(tmp_path), class_by="kind")
+    assert [one.name for one in found] == ["plain", wanted]
+
+
+def test_what_is_not_wanted_may_be_anything(tmp_path):
+    odd = [
+        "c\tsrc\tgene\tx\ty\t.\t+\t0\tID=1",
+        "c\tsrc\tgene\t9\t99999\t.\tz\t0\tID=1",
+        "q\tsrc\tgene\t1\t2\t.\t+\t.\t.",
+    ]
+    (tmp_path / "a.gff").write_text("\n".join([*odd, GENES.format(contig="c")]))
+    assert len(read_annotation(tmp_path / "a.gff", genome_of(tmp_path))) == 5
+    with pytest.raises(ValueError, match=r"a\.gff: line 1: got start 'x' and end 'y'"):
+        read_annotation(tmp_path / "a.gff", genome_of(tmp_path), features=["gene"])

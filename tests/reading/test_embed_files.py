@@ -309,7 +309,6 @@ BAD = {
         "--fasta x.fa --out mine.npy",
         "--out: mine.npy.partial is not empty (thesis.txt), want a new or an empty directory",
     ),
-    "empty record": ("--fasta bare.fa --out v.npy", "bare.fa: record 'b' has no bases, want at least one"),
     "protein": ("--fasta protein.fa --out v.npy", "protein.fa: not a nucleotide sequence: letter 'L'"),
     "no bed": (f"{GOOD} --bed nope.bed", "nope.bed: no such file"),
     "empty bed": (f"{GOOD} --bed=", "--bed: got ''"),

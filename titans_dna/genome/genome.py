@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index as as_integer
@@ -21,6 +23,7 @@ from pyfaidx import Faidx
 
 from titans_dna.genome.records import RecordReader
 from titans_dna.run.files import replacing
+from titans_dna.run.progress import Progress, say
 
 LAYOUT = 1
 COPY_WIDTH = 1 << 16
@@ -46,11 +49,16 @@ def open_genome(path: str | Path, cache_dir: str | Path | None = None) -> Genome
 def open_genomes(paths: Sequence[str | Path], cache_dir: str | Path | None = None) -> Genome:
     """Open several files as one genome, contigs in the order of the files; otherwise as `open_genome`.
 
-    Raises what `open_genome` raises, and ValueError for no path or for a contig name that stands in two files.
+    A contig whose name stands in several of them has the file's name in front there: `human:chr1` of human.fa.
+
+    Raises what `open_genome` raises, and ValueError for no path or for names that are the same with that too.
     """
     if isinstance(paths, str | Path) or not paths:
         raise ValueError(f"paths: got {paths!r}, want a list of at least one file")
-    return Genome([Path(path) for path in paths], [prepare(path, cache_dir) for path in paths])
+    genome = Genome([Path(path) for path in paths], [prepare(path, cache_dir) for path in paths])
+    if genome.renamed:
+        say(f"contigs of one name in several files: called by the file's name too, as {genome.renamed}")
+    return genome
 
 
 class Genome:
@@ -65,14 +73,20 @@ class Genome:
         """The files as they were named, in order."""
         self.contigs: dict[str, int] = {}
         """Bases of each contig, in file order; empty records count 0."""
+        self.renamed = ""
+        """A name with its file's in front, where there are such."""
         self._files = files
-        self._file_of: dict[str, int] = {}
+        self._place: dict[str, tuple[int, str]] = {}
+        seen = Counter(name for file in files for name in file.contigs)
         for number, file in enumerate(files):
-            for name, bases in file.contigs.items():
+            for inside, bases in file.contigs.items():
+                name = inside
+                if seen[inside] > 1:
+                    self.renamed = name = f"{_stem(paths[number])}:{inside}"
                 if name in self.contigs:
-                    first = paths[self._file_of[name]]
+                    first = paths[self._place[name][0]]
                     raise ValueError(f"{paths[number]}: contig {name!r} stands in {first} too, want each name once")
-                self.contigs[name], self._file_of[name] = bases, number
+                self.contigs[name], self._place[name] = bases, (number, inside)
         self._local = threading.local()
 
     @property
@@ -94,7 +108,8 @@ class Genome:
             raise ValueError(f"interval: got {contig}:{start}-{end}, want 0 <= start <= end <= {length}")
         if start == end:
             return b""
-        bases = str(self._handle(self._file_of[contig]).fetch(contig, start + 1, end))
+        number, inside = self._place[contig]
+        bases = str(self._handle(number).fetch(inside, start + 1, end))
         if len(bases) != end - start:
             raise OSError(f"{self.path}: {contig}:{start}-{end} gave {len(bases)} bases; the file has changed")
         return bases.encode("ascii")
@@ -129,6 +144,11 @@ class Genome:
     def __repr__(self) -> str:
         files = ", ".join(map(str, self.paths))
         return f"Genome({files}: {len(self.contigs)} contigs, {sum(self.contigs.values()):,} bases)"
+
+
+def _stem(path: Path) -> str:
+    """A file's name without its suffixes."""
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
 
 
 def known_names(contigs: Sequence[str] | dict[str, int]) -> str:
@@ -228,6 +248,8 @@ def _cached(source: Path, entry: Path) -> IndexedFasta | None:
 
 def _build(reader: RecordReader, source: Path, entry: Path) -> None:
     contigs, digests = _scan(reader)
+    if reader.pairs:
+        say(f"{reader.path}: {reader.pairs:,} pair(s) of reads of one name, called NAME/1 and NAME/2")
     copy, index, record = (entry.with_name(entry.name + suffix) for suffix in (".fa", ".fai", ".json"))
     fasta, lines = source, reader.lines
     if not reader.plain:
@@ -258,14 +280,16 @@ def _scan(reader: RecordReader) -> tuple[dict[str, int], dict[str, str]]:
     contigs: dict[str, int] = {}
     hashes = {}
     name = ""
-    for found, piece in reader:
-        if found is not None:
-            name = found
-            if name in contigs:
-                raise ValueError(f"{reader.path}: two records are named {name!r}, want each name once")
-            contigs[name], hashes[name] = 0, hashlib.blake2b(digest_size=16)
-        contigs[name] += len(piece)
-        hashes[name].update(piece)
+    with Progress(f"indexing {reader.path.name}", math.inf) as progress:
+        for found, piece in reader:
+            if found is not None:
+                name = found
+                if name in contigs:
+                    raise ValueError(f"{reader.path}: two records are named {name!r}, want each name once")
+                contigs[name], hashes[name] = 0, hashlib.blake2b(digest_size=16)
+            contigs[name] += len(piece)
+            hashes[name].update(piece)
+            progress.add(len(piece))
     return contigs, {name: digest.hexdigest() for name, digest in hashes.items()}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +17,17 @@ from titans_dna.genome.genome import Genome, known_names
 from titans_dna.run.files import open_text, replacing
 
 SPLITS = ("train", "valid", "test")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What a split is called in files, in either case, and what it is called here."""
+_LIKE_A_SPLIT = re.compile(
+    r"(fold|split|part|set|group|cv)?[ _.-]?\d+|eval|evaluation|hold[ _-]?out|held[ _-]?out|predict", re.I
+)
+
+_LIKE_A_STRAND = re.compile(r"[+-].+|1|plus|minus|fwd|rev|forward|reverse|w|c", re.I)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -92,7 +105,9 @@ class BedRow(NamedTuple):
     name: str = "."
     """The fourth column, `.` where there is none."""
     strand: str = "."
-    """The sixth column where it is + or -, else `.`."""
+    """The sixth column: +, -, or `.` where there is none."""
+    line: int = 0
+    """Its number in the file, from 1."""
 
 
 class Split(NamedTuple):
@@ -103,28 +118,36 @@ class Split(NamedTuple):
     test: tuple[Interval, ...] = ()
 
 
-def read_bed(path: str | Path, genome: Genome) -> list[BedRow]:
+def read_bed(path: str | Path, genome: Genome, absent: Counter[str] | None = None) -> list[BedRow]:
     """The rows of a BED file (three columns and up, plain or gzipped), in file order.
 
     Blank lines and lines that start with `#`, `track` or `browser` are skipped, unless a contig has that name.
-    A fourth column of train, valid or test is the split; any other fourth column is a name alone.
+    A fourth column of train, valid or test (see `SPLIT_NAMES`) is the split; any other fourth column is a name alone.
+
+    absent: counts the rows of contigs that `genome` lacks, which are then left out; without it such a row is an error.
 
     Raises FileNotFoundError, and ValueError with file and line for a contig that `genome` lacks, columns that are no
     integers, an empty or negative interval, or one past the contig's end; also for a file without rows.
     """
     with open_text(path, "a BED file") as text:
         lines = text.read().splitlines()
-    rows = []
+    rows, missing = [], ""
     for number, line in enumerate(lines, start=1):
         columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
         first, *_ = line.split() or [""]
         comment = not first or first[0] == "#" or first in ("track", "browser")
         if comment and first not in genome.contigs:
             continue
+        if absent is not None and len(columns) > 2 and columns[0] not in genome.contigs:
+            missing = missing or f"line {number}: {_missing(columns[0], genome)}"
+            absent[columns[0]] += 1
+            continue
         try:
-            rows.append(_bed_row(columns, genome))
+            rows.append(_bed_row(columns, genome, number))
         except ValueError as error:
             raise ValueError(f"{path}: line {number}: {error}") from None
+    if not rows and missing:
+        raise ValueError(f"{path}: {missing}; nor is any other")
     if not rows:
         raise ValueError(f"{path}: no intervals, want at least one BED line")
     return rows
@@ -261,22 +284,37 @@ def _finish(train: list[Interval], valid: list[Interval], test: list[Interval], 
     return Split(tuple(kept), tuple(valid), tuple(test))
 
 
-def _bed_row(columns: list[str], genome: Genome) -> BedRow:
+def want_split(path: str | Path, rows: Sequence[BedRow], every: bool = False) -> None:
+    """ValueError naming line and column 4 for what is nearly a split, such as a fold: nothing that is held out there may be
+    trained on. every: for a row without one too."""
+    for row in rows:
+        if row.split is None and (every or _LIKE_A_SPLIT.fullmatch(row.name)):
+            raise ValueError(
+                f"{path}: line {row.line}, column 4: got {row.name!r}, want train, valid or test"
+                + ("" if every else ", or a name that is no number and no fold for what is to be split otherwise")
+            )
+
+
+def _missing(contig: str, genome: Genome) -> str:
+    return f"contig {contig!r} is not in {', '.join(map(str, genome.paths))}, which has {known_names(genome.contigs)}"
+
+
+def _bed_row(columns: list[str], genome: Genome, line: int) -> BedRow:
     if len(columns) < 3:
         raise ValueError(f"got {len(columns)} column(s), want contig, start and end")
     contig, *numbers = columns[:3]
     length = genome.contigs.get(contig)
     if length is None:
-        raise ValueError(
-            f"contig {contig!r} is not in {', '.join(map(str, genome.paths))}, which has {known_names(genome.contigs)}"
-        )
+        raise ValueError(_missing(contig, genome))
     try:
         start, end = map(int, numbers)
     except ValueError:
         raise ValueError(f"got start {numbers[0]!r} and end {numbers[1]!r}, want integers") from None
     if not 0 <= start < end <= length:
         raise ValueError(f"interval {contig}:{start}-{end}, want 0 <= start < end <= {length}, the contig's length")
-    split = columns[3] if len(columns) > 3 and columns[3] in SPLITS else None
     name = columns[3] if len(columns) > 3 and columns[3] else "."
-    strand = columns[5] if len(columns) > 5 and columns[5] in ("+", "-") else "."
-    return BedRow(Interval(contig, start, end), split, name, strand)
+    strand = columns[5] if len(columns) > 5 else "."
+    if strand not in ("+", "-") and _LIKE_A_STRAND.fullmatch(strand):
+        raise ValueError(f"column 6: got strand {strand!r}, want +, - or .")
+    strand = strand if strand in ("+", "-") else "."  # wider tables have other things there
+    return BedRow(Interval(contig, start, end), SPLIT_NAMES.get(name.lower()), name, strand, line)

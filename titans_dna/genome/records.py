@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from Bio import BiopythonParserWarning, SeqIO
+from Bio import BiopythonParserWarning
+from Bio.GenBank.Scanner import EmblScanner, GenBankScanner
 from Bio.Seq import UndefinedSequenceError
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
 
@@ -40,7 +41,9 @@ class RecordReader:
     shorter, with at most one blank line after them; `lines` then holds for each record what an index says of it: where its
     first base stands in the file, and the bases and bytes of a line.
 
-    A piece of FASTA is of at most BLOCK bytes, however long its lines are; of the other formats it is a record.
+    A piece of FASTA is of at most BLOCK bytes, however long its lines are; of the other formats it is a record. Two reads of
+    one name that follow each other in FASTQ, as pairs do in an interleaved file, are called NAME/1 and NAME/2; `pairs` says
+    how many there were. Of GenBank and EMBL the features are not looked at.
 
     Raises FileNotFoundError, IsADirectoryError, and ValueError for an empty file, an unknown format, a letter that is
     no nucleotide code, a record without a name, a damaged gzip, or a sequence shorter than its own header says.
@@ -50,6 +53,7 @@ class RecordReader:
         self.path = Path(path)
         self.plain = True
         self.lines: list[tuple[int, int, int]] = []
+        self.pairs = 0
         if self.path.is_dir():
             raise IsADirectoryError(f"{path}: is a directory, want a FASTA, GenBank, EMBL or FASTQ file")
         if not self.path.exists():
@@ -183,29 +187,53 @@ class RecordReader:
             yield from self._fastq(text) if kind == "fastq" else self._annotated(text, kind)
 
     def _fastq(self, text: io.TextIOWrapper) -> Iterator[tuple[str, bytes]]:
+        self.pairs, waiting = 0, None
         try:
             for title, bases, _ in FastqGeneralIterator(text):
-                yield _first_word(title.encode()), bases.encode()
+                read = _first_word(title.encode()), bases.encode()
+                if waiting is not None and read[0] and read[0] == waiting[0]:
+                    self.pairs += 1
+                    yield f"{read[0]}/1", waiting[1]
+                    yield f"{read[0]}/2", read[1]
+                    waiting = None
+                    continue
+                if waiting is not None:
+                    yield waiting
+                waiting = read
         except ValueError as error:
             raise ValueError(f"{self.path}: not valid FASTQ: {' '.join(str(error).split())}") from None
+        if waiting is not None:
+            yield waiting
 
     def _annotated(self, text: io.TextIOWrapper, kind: str) -> Iterator[tuple[str, bytes]]:
-        records = SeqIO.parse(text, kind)
+        scanner = GenBankScanner() if kind == "genbank" else EmblScanner()
+        records, number = scanner.parse_records(text, do_features=False), 0
         while True:
+            number += 1
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", BiopythonParserWarning)
                     warnings.filterwarnings("error", "Expected sequence length", BiopythonParserWarning)
                     record = next(records, None)
                 if record is None:
+                    if number == 1:
+                        raise ValueError("no record")
                     return
                 name = record.name if record.id in (None, "<unknown id>") else record.id
                 piece = _first_word(name.encode()), bytes(record.seq)  # type: ignore[arg-type]
             except UndefinedSequenceError:
                 raise ValueError(f"{self.path}: a {kind} record has no sequence, want one with its bases") from None
-            except (ValueError, BiopythonParserWarning) as error:
-                raise ValueError(f"{self.path}: not valid {kind}: {' '.join(str(error).split())}") from None
+            except Exception as error:  # the parser has all kinds of them
+                raise ValueError(f"{self.path}: not valid {kind}: record {number}: {reason(error)}") from None
             yield piece
+
+
+def reason(error: Exception) -> str:
+    """What a parser says is wrong, in one line; of an exception that it does not mean as such, the kind too."""
+    said = " ".join(str(error).split())[:200]
+    if isinstance(error, (ValueError, Warning)) and said:
+        return said
+    return f"Biopython cannot read it ({': '.join(filter(None, [type(error).__name__, said]))})"
 
 
 class _Lines:

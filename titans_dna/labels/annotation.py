@@ -17,6 +17,7 @@ from Bio import BiopythonParserWarning, SeqIO
 
 from titans_dna.genome.genome import Genome, known_names
 from titans_dna.genome.intervals import Interval, read_bed
+from titans_dna.genome.records import reason
 from titans_dna.run.files import open_text
 
 DEFAULT_TYPES = ("CDS",)
@@ -47,7 +48,12 @@ class Feature(NamedTuple):
 
 
 def read_annotation(
-    path: str | Path, genome: Genome, *, features: Sequence[str] | None = None, class_by: str | None = None
+    path: str | Path,
+    genome: Genome,
+    *,
+    features: Sequence[str] | None = None,
+    class_by: str | None = None,
+    absent: Counter[str] | None = None,
 ) -> list[Feature]:
     """The features of the wanted types, in the order of the file; what the file is, its content says.
 
@@ -55,35 +61,40 @@ def read_annotation(
     class_by: what names the class. None: the type; for BED column 4, or `feature` where there is none. `type`: the type
         in every format, which for BED is always `feature`. Else an attribute or qualifier such as `gene_biotype`; a
         feature that lacks it has its type as class.
+    absent: counts the features left out by the name of their contig, which the genome lacks.
 
     Contigs are found as `ContigNames` says, those of BED by their exact name. GFF3 and GTF hold one feature a line, so
     that a coding sequence of several exons is several features; GTF leaves the stop codon out of CDS, GFF3 and GenBank
     do not. Of a joined location in GenBank or EMBL each part is a feature.
 
-    Raises FileNotFoundError, IsADirectoryError, and ValueError naming file and line (or record) for a contig that is not
-    in the genome, coordinates that are not on it, an unknown format, an empty file, a damaged gzip, and where no feature
-    is of the wanted types or none has the attribute.
+    Raises FileNotFoundError, IsADirectoryError, and ValueError naming file and line (or record) for a name that may be that
+    of several contigs, coordinates that are not on the contig, an attribute with several values, an unknown format, an empty
+    file, a damaged gzip, and where no feature is of the wanted types, on a contig of the genome, or none has the attribute.
+    What is not wanted may be anything.
     """
     path = Path(path)
     if isinstance(features, str) or (features is not None and not features):
         raise ValueError(f"features: got {features!r}, want a list of at least one type")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path}: not a regular file, want features as {_FORMATS}")  # it is read twice
-    kind = _kind(path)
+    kind, absent = _kind(path), Counter() if absent is None else absent
     if kind == "bed":
-        return _from_bed(path, genome, features, class_by)
+        return _from_bed(path, genome, features, class_by, absent)
     attribute = None if class_by == TYPE else class_by
     with open_text(path, _FORMATS) as text:
-        rows = read_gff(text, attributes=attribute is not None) if kind == "gff" else read_flatfile(text, kind)
-        return _from_rows(path, rows, genome, features or DEFAULT_TYPES, attribute)
+        wanted = features or DEFAULT_TYPES
+        rows = read_gff(text, wanted, attribute is not None) if kind == "gff" else read_flatfile(text, kind, wanted)
+        return _from_rows(path, rows, genome, wanted, attribute, absent)
 
 
-def _from_bed(path: Path, genome: Genome, wanted: Collection[str] | None, class_by: str | None) -> list[Feature]:
+def _from_bed(
+    path: Path, genome: Genome, wanted: Collection[str] | None, class_by: str | None, absent: Counter[str]
+) -> list[Feature]:
     if class_by not in (None, TYPE):
         raise ValueError(
             f"class_by: got {class_by!r}, but {path} is BED, which has no attributes; want {TYPE!r} or none"
         )
-    rows = read_bed(path, genome)
+    rows = read_bed(path, genome, absent)
     names = [UNNAMED if row.name == "." else row.name for row in rows]
     found = [
         Feature(row.interval, row.strand, UNNAMED if class_by == TYPE else name)
@@ -96,13 +107,18 @@ def _from_bed(path: Path, genome: Genome, wanted: Collection[str] | None, class_
 
 
 def _from_rows(
-    path: Path, rows: Iterable[FeatureRow], genome: Genome, wanted: Collection[str], attribute: str | None
+    path: Path,
+    rows: Iterable[FeatureRow],
+    genome: Genome,
+    wanted: Collection[str],
+    attribute: str | None,
+    absent: Counter[str],
 ) -> list[Feature]:
     names = ContigNames(genome)
     found: list[Feature] = []
     types: Counter[str] = Counter()
     attributes: Counter[str] = Counter()
-    where = ""
+    where, missing = "", ""
     try:
         for row in rows:
             types[row.type] += 1
@@ -110,12 +126,18 @@ def _from_rows(
                 continue
             where = f"{row.where}: "
             contig = names.find(row.contig)
+            if contig is None:
+                missing = missing or f"{where}{names.missing(row.contig)}"
+                absent[row.contig] += 1
+                continue
             attributes.update(row.attributes.keys())
-            name = row.type if attribute is None else row.attributes.get(attribute) or row.type
+            name = row.type if attribute is None else _value(row, attribute)
             found += [Feature(one, row.strand, name) for one in _on_contig(row, contig, genome.contigs[contig])]
             where = ""
     except ValueError as error:
         raise ValueError(f"{path}: {where}{error}") from None
+    if not found and missing:
+        raise ValueError(f"{path}: {missing}; nor is that of any other {' or '.join(wanted)}")
     if not found:
         raise ValueError(_nothing(path, wanted, types))
     if attribute is not None and attribute not in attributes:
@@ -124,6 +146,14 @@ def _from_rows(
             f"want one of {_listed(attributes)}, or {TYPE!r}"
         )
     return found
+
+
+def _value(row: FeatureRow, attribute: str) -> str:
+    """Of the attribute that names the class; the type where the feature lacks it."""
+    values = [*dict.fromkeys(filter(None, row.attributes.get(attribute, ())))]
+    if len(values) > 1:
+        raise ValueError(f"attribute {attribute!r} has {len(values)} values ({', '.join(values[:4])}), want one")
+    return values[0] if values else row.type
 
 
 def _on_contig(row: FeatureRow, contig: str, length: int) -> list[Interval]:
@@ -185,14 +215,15 @@ class FeatureRow(NamedTuple):
     end: int
     strand: str
     type: str
-    attributes: dict[str, str]
-    """Empty unless they were asked for."""
+    attributes: dict[str, list[str]]
+    """The values of each; empty unless they were asked for."""
     circular: bool = False
     """Whether the file says that the contig is a circle, so that a feature may run over its end."""
 
 
-def read_gff(lines: TextIO, *, attributes: bool) -> Iterator[FeatureRow]:
-    """The lines of GFF3 or GTF up to `##FASTA`; 1-based inclusive coordinates become 0-based half-open.
+def read_gff(lines: TextIO, wanted: Collection[str], attributes: bool) -> Iterator[FeatureRow]:
+    """The lines of GFF3 or GTF up to `##FASTA`; 1-based inclusive coordinates become 0-based half-open. Of types that are not
+    wanted the rest is not looked at.
 
     Raises ValueError with the line's number for fewer than 8 columns, or start and end that are no integers.
     Source: GFF3 1.26 of the Sequence Ontology, with its circular genomes; GTF2.2.
@@ -200,7 +231,7 @@ def read_gff(lines: TextIO, *, attributes: bool) -> Iterator[FeatureRow]:
     circular: set[str] = set()
     for number, line in enumerate(lines, 1):
         line = line.strip("\r\n ")
-        if line.startswith(("##FASTA", ">")):
+        if line.startswith(">") or line.split() == ["##FASTA"]:
             return
         if not line or line.startswith("#"):
             continue
@@ -208,20 +239,28 @@ def read_gff(lines: TextIO, *, attributes: bool) -> Iterator[FeatureRow]:
         where = f"line {number}"
         if len(columns) < 8:
             raise ValueError(f"{where}: got {len(columns)} column(s) between tabs, want the 9 of GFF3 or GTF")
+        kind, last = unquote(columns[2]), columns[8] if len(columns) > 8 else ""
+        contig = unquote(columns[0])
+        if "Is_circular=true" in last:
+            circular.add(contig)
+        if kind not in wanted:
+            yield FeatureRow(where, contig, 0, 0, ".", kind, {})
+            continue
         try:
             start, end = int(columns[3]), int(columns[4])
         except ValueError:
             raise ValueError(f"{where}: got start {columns[3]!r} and end {columns[4]!r}, want integers") from None
-        contig, last = unquote(columns[0]), columns[8] if len(columns) > 8 else ""
-        if "Is_circular=true" in last:
-            circular.add(contig)
-        strand = columns[6] if columns[6] in _STRANDS else "."
+        strand = columns[6].strip()
+        if strand not in (*_STRANDS, "?"):
+            raise ValueError(f"{where}, column 7: got strand {strand!r}, want +, -, . or ?")
         found = _gff_attributes(last) if attributes else {}
-        yield FeatureRow(where, contig, start - 1, end, strand, unquote(columns[2]), found, contig in circular)
+        strand = strand.replace("?", ".")
+        yield FeatureRow(where, contig, start - 1, end, strand, kind, found, contig in circular)
 
 
-def read_flatfile(text: TextIO, kind: str) -> Iterator[FeatureRow]:
-    """The features of every record of GenBank (`genbank`) or EMBL (`embl`), a row for each part of a joined location.
+def read_flatfile(text: TextIO, kind: str, wanted: Collection[str]) -> Iterator[FeatureRow]:
+    """The features of every record of GenBank (`genbank`) or EMBL (`embl`), a row for each part of a joined location. Those of
+    types that are not wanted have no place.
 
     Raises ValueError naming the record for a location that cannot be read, or a file that Biopython refuses.
     """
@@ -232,21 +271,24 @@ def read_flatfile(text: TextIO, kind: str) -> Iterator[FeatureRow]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", BiopythonParserWarning)
                 record = next(records, None)
-        except ValueError as error:
-            raise ValueError(f"not valid {kind}: {' '.join(str(error).split())}") from None
+        except Exception as error:  # the parser has all kinds of them
+            raise ValueError(f"not valid {kind}: record {number + 1}: {reason(error)}") from None
         if record is None:
             return
         number += 1
         name = record.name if record.id in (None, "<unknown id>") else record.id
         for feature in record.features:
-            yield from _parts(feature, f"record {number} ({name})", str(name))
+            if feature.type in wanted:
+                yield from _parts(feature, f"record {number} ({name})", str(name))
+            else:
+                yield FeatureRow("", str(name), 0, 0, ".", feature.type, {})
 
 
 def _parts(feature: Any, where: str, contig: str) -> Iterator[FeatureRow]:
     where = f"{where}, {feature.type}"
     if feature.location is None:
         raise ValueError(f"{where}: a location that cannot be read")
-    found = {key: values[0] for key, values in feature.qualifiers.items() if values}
+    found = {key: [*map(str, values)] for key, values in feature.qualifiers.items()}
     for part in feature.location.parts:
         try:
             start, end = int(part.start), int(part.end)
@@ -257,55 +299,67 @@ def _parts(feature: Any, where: str, contig: str) -> Iterator[FeatureRow]:
             yield FeatureRow(f"{where} {feature.location}", part.ref or contig, start, end, strand, feature.type, found)
 
 
-def _gff_attributes(text: str) -> dict[str, str]:
-    """Of the ninth column: `key=value;…` with escapes in GFF3, `key "value"; …` in GTF."""
+def _gff_attributes(text: str) -> dict[str, list[str]]:
+    """Of the ninth column: `key=value;…` with escapes in GFF3, in quotes or not, `key "value"; …` in GTF."""
     pairs = [pair.partition("=") for pair in text.split(";")]
     if all(equals and " " not in key.strip() for key, equals, _ in pairs if key.strip()):
-        return {unquote(key.strip()): unquote(value.strip()) for key, equals, value in pairs if equals}
-    return {key: quoted or plain for key, quoted, plain in _GTF_ATTRIBUTE.findall(text)}
+        found = [(unquote(key.strip()), unquote(_unquoted(value.strip()))) for key, equals, value in pairs if equals]
+    else:
+        found = [(key, quoted or plain) for key, quoted, plain in _GTF_ATTRIBUTE.findall(text)]
+    values: dict[str, list[str]] = {}
+    for key, value in found:
+        values.setdefault(key, []).append(value)
+    return values
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
 
 
 class ContigNames:
     """Finds the contig that a name means.
 
     That is the contig of this very name; else the only one whose name is the same but for a version that one of the two
-    lacks (`U00096`, `U00096.3`), for `chr` in front, or for the other fields of a name with `|`
+    lacks (`U00096`, `U00096.3`), for `chr` in front (`MT` is `chrM`), or for the other fields of a name with `|`
     (`gi|9626243|ref|NC_001416.1|`). Two different versions are never the same: their coordinates differ.
     """
 
     def __init__(self, genome: Genome) -> None:
         self._genome = genome
-        self._known: dict[str, str] = {}
+        self._known: dict[str, str | None] = {}
         self._contigs_of: dict[str, set[str]] = {}
         for contig in genome.contigs:
             for key in map(_without_version, _fields(contig)):
                 self._contigs_of.setdefault(key, set()).add(contig)
 
-    def find(self, name: str) -> str:
-        """The contig; ValueError where there is none or more than one."""
+    def find(self, name: str) -> str | None:
+        """The contig, None where there is none; ValueError where it may be any of several."""
         if name in self._genome.contigs:
             return name
         if name not in self._known:
             self._known[name] = self._search(name)
         return self._known[name]
 
-    def _search(self, name: str) -> str:
+    def missing(self, name: str) -> str:
+        """That there is no such contig, in words."""
+        files = ", ".join(map(str, self._genome.paths))
+        return f"contig {name!r} is not in {files}, which has {known_names(self._genome.contigs)}"
+
+    def _search(self, name: str) -> str | None:
         alike = (self._contigs_of.get(_without_version(field), set()) for field in _fields(name))
         found = {contig for contig in set().union(*alike) if _agree(name, contig)}
         if len(found) > 1:
             raise ValueError(
                 f"contig {name!r} may be any of {', '.join(map(repr, sorted(found)))}, want the exact name"
             )
-        if not found:
-            files = ", ".join(map(str, self._genome.paths))
-            raise ValueError(f"contig {name!r} is not in {files}, which has {known_names(self._genome.contigs)}")
-        return found.pop()
+        return found.pop() if found else None
 
 
 def _fields(name: str) -> set[str]:
     """A plain name itself; of `gi|9626243|ref|NC_001416.1|` the fields with a digit, which names of databases lack."""
     fields = [field for field in name.split("|") if re.search(r"\d", field)] if "|" in name else [name]
-    return {field.removeprefix("chr") for field in fields} - {""}
+    plain = {field.removeprefix("chr") for field in fields} - {""}
+    return {"MT" if field == "M" else field for field in plain}
 
 
 def _without_version(field: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ class LabelCoder:
     """Task and classes, learned from the training rows alone.
 
     task: None to find out: several label columns are multilabel; numbers of which some are not whole, regression; two
-        classes binary; more multiclass.
+        classes binary; more multiclass. Numbers of which some are not whole, and something else among them, are refused.
     columns: names of the label columns.
     separator: stands between the labels in a cell of a multilabel task with one label column.
 
@@ -144,14 +145,22 @@ class LabelCoder:
         return np.array([self._known(place, self._one(row), row) for row in rows], dtype=np.int64)
 
     def _guess(self, train: Sequence[RawRow]) -> Task:
-        numbers = {_parsed(_text(row)) for row in train}
-        if all(map(math.isfinite, numbers)) and not all(number.is_integer() for number in numbers):
+        texts = {_text(row): row for row in train}
+        numbers = {text: _parsed(text) for text in texts}
+        fractions = [text for text, number in numbers.items() if math.isfinite(number) and not number.is_integer()]
+        others = [text for text, number in numbers.items() if not math.isfinite(number)]
+        if fractions and not others:
             return "regression"
+        if (odd := fractions[:1] and others[:1]) or (odd := [text for text in texts if _COMMA.fullmatch(text)][:1]):
+            raise ValueError(
+                f"{texts[odd[0]].where}: got label {odd[0]!r:.60}, want a number with a decimal point, as in other rows; or "
+                "say the task"
+            )
         return "binary" if len({_text(row) for row in train}) <= 2 else "multiclass"
 
     def _set_classes(self, train: Sequence[RawRow], task: Task | None) -> None:
         texts = {_text(row) for row in train}
-        self._whole = all(_parsed(text).is_integer() for text in texts)
+        self._whole = all(_parsed(text).is_integer() and _is_whole(_short(text)) for text in texts)
         names = {self._one(row) for row in train}
         first = train[0].where
         if len(names) < 2:
@@ -172,8 +181,8 @@ class LabelCoder:
 
     def _one(self, row: RawRow) -> str:
         text = _text(row)
-        # 1 and 1.0 are one class: a column of whole numbers turns to floats when a table passes through pandas.
-        return str(int(_parsed(text))) if self._whole and _parsed(text).is_integer() else text
+        # 1 and 1.0 are one class: a column of whole numbers turns to floats when a table passes through pandas. 01 is not.
+        return _short(text) if self._whole else _TRUTH.get(text.lower(), text)
 
     def _several(self, row: RawRow) -> list[str]:
         if isinstance(row.label, str):
@@ -213,6 +222,8 @@ class KnownLabels(LabelCoder):
         self._whole = bool(classes) and all(_is_whole(name) for name in classes)
 
     def _known(self, place: dict[str, int], name: str, row: RawRow) -> int:
+        # Version 0.1.0 called the classes of a column of truth values in a parquet file 0 and 1.
+        name = name if name in place else {"True": "1", "False": "0"}.get(name, name)
         if name not in place:
             raise ValueError(f"{row.where}: the model does not know label {name!r:.60}, want {some(self.classes)}")
         return place[name]
@@ -228,9 +239,20 @@ def some(names: Sequence[str]) -> str:
 
 def _text(row: RawRow) -> str:
     assert isinstance(row.label, str), "several label columns are multilabel"
-    if not row.label or row.label.lower() == "nan":
-        raise ValueError(f"{row.where}: no label, want one for each row")
+    if row.label.strip().lower() in _MISSING or row.label.strip() in ("None", "NONE"):
+        said = f": {row.label!r} says that there is none" if row.label.strip() else ""
+        raise ValueError(f"{row.where}: no label, want one for each row{said}")
     return row.label
+
+
+_MISSING = ("", "nan", "na", "n/a", "#n/a", "<na>", "null", "nil", ".", "?")
+_TRUTH = {"true": "True", "false": "False"}
+_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+def _short(text: str) -> str:
+    """A whole number without the zeros after its point."""
+    return re.sub(r"\.0*$", "", text)
 
 
 def _parsed(text: str) -> float:

@@ -12,21 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from titans_dna.genome.intervals import SPLIT_NAMES
 from titans_dna.genome.records import RecordReader
 from titans_dna.run.files import open_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
 FASTAS = (".fa", ".fasta", ".fna", ".ffn", ".fas")
-SPLITS = {
-    "train": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "test": "test",
-}
-"""What a split is called in file names and in a split column, and what it is called here."""
 
 Paths = str | Path | Sequence[str | Path]
 RawSplits = dict[str, list["RawRow"]]
@@ -155,8 +147,6 @@ def _parquet(path: Path, columns: TableColumns) -> Iterator[RawRow]:
 def _plain(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, bool):
-        return str(int(value))
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value)
@@ -169,8 +159,12 @@ def _finder(path: Path, header: Sequence[str], columns: TableColumns) -> list[in
         found = [i for i, column in enumerate(header) if column.strip() == name]
         if len(found) != 1:
             problem = "no column" if not found else f"{len(found)} columns"
+            near = [column for column in header if column.strip().lower() == name.lower()]
+            problem += f" {name!r}, want it once" + (
+                f"; did you mean {near[0].strip()!r}?" if near and not found else ""
+            )
             have = ", ".join(repr(column.strip()[:40]) for column in header[:12])
-            raise ValueError(f"{path}: {problem} {name!r}, want it once; the columns are {have}")
+            raise ValueError(f"{path}: {problem}; the columns are {have}")
         places.append(found[0])
     return places
 
@@ -285,9 +279,9 @@ def _read_folder(folder: Path, columns: TableColumns) -> RawSplits:
 
 
 def _split_paths(folder: Path) -> list[tuple[str, Path]]:
-    paths = [one for one in folders(folder) if one.name in SPLITS]
-    paths += [one for one in _files(folder, TABLES) if _stem(one) in SPLITS]
-    return [(SPLITS[_stem(path)], path) for path in paths]
+    paths = [one for one in folders(folder) if one.name.lower() in SPLIT_NAMES]
+    paths += [one for one in _files(folder, TABLES) if _stem(one) in SPLIT_NAMES]
+    return [(SPLIT_NAMES[_stem(path)], path) for path in paths]
 
 
 def _read_split(path: Path, columns: TableColumns) -> list[RawRow]:
@@ -312,9 +306,9 @@ def _by_column(found: RawSplits, column: str) -> RawSplits:
 
 
 def _split_name(row: RawRow, column: str) -> str:
-    if row.split.lower() not in SPLITS:
+    if row.split.lower() not in SPLIT_NAMES:
         raise ValueError(f"{row.where}: got {row.split!r} in column {column!r}, want train, valid or test")
-    return SPLITS[row.split.lower()]
+    return SPLIT_NAMES[row.split.lower()]
 
 
 def folders(path: Path) -> list[Path]:
@@ -330,4 +324,4 @@ def _files(path: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.name if path.is_dir() else path.name.partition(".")[0]
+    return (path.name if path.is_dir() else path.name.partition(".")[0]).lower()

@@ -11,8 +11,9 @@ from Bio.Seq import Seq, UndefinedSequenceError
 from Bio.SeqRecord import SeqRecord
 
 from titans_dna.genome.genome import Genome, open_genome
-from titans_dna.genome.intervals import Interval, read_bed
+from titans_dna.genome.intervals import Interval, read_bed, whole_contigs
 from titans_dna.genome.records import LETTERS
+from titans_dna.run.progress import say
 from titans_dna.tokens.kmers import KmerTokenizer
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
@@ -70,7 +71,7 @@ class GenomeSource(Source):
 def genome_source(genome: Genome, bed: str | Path | None = None) -> GenomeSource:
     """The intervals of a BED file, in its order, or every record of the genome.
 
-    Raises what `read_bed` raises, and ValueError for a record without bases.
+    A record without bases, as trimmers leave of a read, is left out, and that is said. Raises what `read_bed` raises.
     """
     if bed is not None:
         rows = read_bed(bed, genome)
@@ -78,10 +79,12 @@ def genome_source(genome: Genome, bed: str | Path | None = None) -> GenomeSource
             genome,
             [Record(str(row.interval) if row.name == "." else row.name, row.interval, row.strand) for row in rows],
         )
-    for name, bases in genome.contigs.items():
-        if not bases:
-            raise ValueError(f"{', '.join(map(str, genome.paths))}: record {name!r} has no bases, want at least one")
-    return GenomeSource(genome, [Record(name, Interval(name, 0, bases)) for name, bases in genome.contigs.items()])
+    there = whole_contigs(genome)
+    if len(there) < len(genome.contigs):
+        say(
+            f"{', '.join(map(str, genome.paths))}: {len(genome.contigs) - len(there):,} record(s) without bases left out"
+        )
+    return GenomeSource(genome, [Record(one.contig, one) for one in there])
 
 
 def as_source(sequences: Any) -> Source:

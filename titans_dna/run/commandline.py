@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
-import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
@@ -17,50 +14,9 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 import yaml
 
 from titans_dna.run.directory import RunDirectory
-from titans_dna.run.files import FULL
 from titans_dna.run.options import Flag, Options, current_names, flags, flat, nested, suggestion, titles
-from titans_dna.run.signals import Stopped, stoppable
 
 Kind = TypeVar("Kind", bound=Options)
-
-
-def ended(work: Callable[[], int], name: str) -> int:
-    """The exit status of some work, which Ctrl-C and SIGTERM stop: its own, or that of its end.
-
-    1 where the numbers stopped being finite, 2 for wrong input, 130 and 143 interrupted: each with one line on stderr,
-    after `name`, that of the program.
-    """
-    try:
-        with stoppable(), warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
-            try:
-                return work()
-            finally:
-                sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read it, as `head` does, has had enough.
-        _drop_output()
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt as stop:
-        stopped = stop if isinstance(stop, Stopped) else Stopped()
-        status, line = stopped.status, "; ".join(filter(None, ["interrupted", stopped.advice]))
-    except FloatingPointError as error:
-        status, line = 1, f"stopped: {error}"
-    except (ValueError, OSError) as error:
-        status, line = 2, f"error: {_one_line(error)}"
-        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
-            # Every file that is written has its name said: this is what was printed.
-            line = f"error: standard output: {error.strerror}"
-            _drop_output()
-    with suppress(OSError):
-        print(f"{name}: {line}", file=sys.stderr, flush=True)
-    return status
-
-
-def _drop_output() -> None:
-    """What could not be printed is not tried again at the end."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str) -> Kind:
@@ -273,9 +229,3 @@ def _of_parser(text: str) -> str:
     if wrong:
         return f"--{wrong[1]}: got {wrong[4]}, want {wrong[2] or 'one of ' + wrong[3]}"
     return re.sub(r"^argument (--[\w.]+): expected (?:at least )?one argument$", r"\1: got no value, want one", text)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())

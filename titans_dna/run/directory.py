@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from titans_dna.run.files import FULL, check_writable, write_text
+from titans_dna.run.files import check_writable, write_text
 from titans_dna.run.options import Options
-from titans_dna.run.signals import Stopped
+from titans_dna.run.signals import FULL, Stopped
 
 RUN, DATA, LOCK = "run.yaml", "data.json", ".lock"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import gzip
 import io
 import math
@@ -17,8 +16,6 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO, TextIO, cast
 
 GZIP_MAGIC = b"\x1f\x8b"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where there is no room to write."""
 
 
 @contextmanager

@@ -1,16 +1,23 @@
-"""Ctrl-C and SIGTERM: at any moment an end with one line, and while steps are counted a wish, granted after the step, or in
-the middle of it where that takes long."""
+"""How a process ends: by itself, by what is wrong, or by Ctrl-C and SIGTERM, at any moment with one line.
+
+While steps are counted a signal is a wish, granted after the step, or in the middle of it where that takes long.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room to write."""
 PATIENCE = 2.5
 """Seconds that a step has to come to its end. Whoever stops a process, as a scheduler does, may not wait for long."""
 
@@ -48,6 +55,12 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def late() -> None:
+    """The work is done and said: a signal that comes while Python winds up changes nothing."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Interruption:
@@ -113,3 +126,48 @@ def _leave(number: int) -> None:
     """In a forked worker: the main process ends it by SIGTERM, and Ctrl-C is for the main process."""
     if number == signal.SIGTERM:
         os._exit(128 + number)
+
+
+def ended(work: Callable[[], int], name: str) -> int:
+    """The exit status of some work, which Ctrl-C and SIGTERM stop: its own, or that of its end.
+
+    1 where the numbers stopped being finite, 2 for wrong input, 130 and 143 interrupted: each with one line on stderr,
+    after `name`, that of the program.
+    """
+    try:
+        with stoppable(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
+            try:
+                return work()
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it, as `head` does, has had enough.
+        _drop_output()
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped()
+        status, line = stopped.status, "; ".join(filter(None, ["interrupted", stopped.advice]))
+    except FloatingPointError as error:
+        status, line = 1, f"stopped: {error}"
+    except (ValueError, OSError) as error:
+        status, line = 2, f"error: {_one_line(error)}"
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            # Every file that is written has its name said: this is what was printed.
+            line = f"error: standard output: {error.strerror}"
+            _drop_output()
+    with suppress(OSError):
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
+    return status
+
+
+def _drop_output() -> None:
+    """What could not be printed is not tried again at the end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import torch
 
 from titans_dna.baselines.bases import Bases, baselines, gather
 from titans_dna.genome.genome import open_genomes
-from titans_dna.genome.intervals import Interval, Split, read_bed, split_by_bed, split_by_blocks, split_by_contig
+from titans_dna.genome.intervals import (
+    Interval,
+    Split,
+    read_bed,
+    split_by_bed,
+    split_by_blocks,
+    split_by_contig,
+    want_split,
+)
 from titans_dna.genome.sampler import Window
 from titans_dna.labels.annotation import read_annotation
 from titans_dna.labels.windows import LabelledGenome
@@ -40,7 +49,8 @@ class BaseJob:
     def __init__(self, options: FinetuneOptions) -> None:
         """Raises what `read_labelled_genome` raises."""
         self.options = options
-        self.data = read_labelled_genome(options.bases)
+        self._absent: Counter[str] = Counter()
+        self.data = read_labelled_genome(options.bases, self._absent)
         task = "binary" if len(self.data.classes) == 2 else "multiclass"
         both, window = options.tune.rc, options.bases.context
         self.question = Question(task, self.data.classes, "base", both_strands=both, window=window)
@@ -62,9 +72,18 @@ class BaseJob:
     def lines(self) -> list[str]:
         """See `finetune.Job`."""
         bases = ", ".join(f"{sum(map(len, part)):,} {name}" for name, part in self.data.split._asdict().items())
-        return [
-            f"data: {self.data.genome}: {bases} bases in windows of {self.data.context:,}; {', '.join(self.data.classes)}"
+        features = ", ".join(f"{number:,} {name}" for name, number in self.data.labels.features.items())
+        lines = [
+            f"data: {self.data.genome}: {bases} bases in windows of {self.data.context:,}; {', '.join(self.data.classes)}",
+            f"features: {features}",
         ]
+        if self._absent:
+            named = ", ".join(f"{number:,} of {name}" for name, number in self._absent.most_common(3))
+            more = ", …" if len(self._absent) > 3 else ""
+            lines.append(
+                f"left out: {self._absent.total():,} feature(s) of contigs that the genome does not have ({named}{more})"
+            )
+        return lines
 
     def report(self) -> str:
         """See `finetune.Job`."""
@@ -107,18 +126,24 @@ class BaseJob:
             writer.close()
 
 
-def read_labelled_genome(options: BaseOptions) -> LabelledGenome:
-    """Genome, features and split as the options say; raises what reading them raises."""
+def read_labelled_genome(options: BaseOptions, absent: Counter[str] | None = None) -> LabelledGenome:
+    """Genome, features and split as the options say; raises what reading them raises. absent: as `read_annotation` has it."""
     genome = open_genomes(options.fasta)
     features = read_annotation(
-        options.annotation or "", genome, features=options.features or None, class_by=options.class_by
+        options.annotation or "",
+        genome,
+        features=options.features or None,
+        class_by=options.class_by,
+        absent=absent,
     )
     return LabelledGenome(genome, features, _split(options, genome), context=options.context, stranded=options.stranded)
 
 
 def _split(options: BaseOptions, genome: Any) -> Split:
     if options.bed is not None:
-        return split_by_bed(read_bed(options.bed, genome), context=options.context)
+        rows = read_bed(options.bed, genome)
+        want_split(options.bed, rows, every=True)
+        return split_by_bed(rows, context=options.context)
     if options.test_contigs:
         return split_by_contig(genome, valid=options.valid_contigs, test=options.test_contigs, context=options.context)
     return split_by_blocks(genome, valid_fraction=0.1, test_fraction=0.1, block=options.block, context=options.context)

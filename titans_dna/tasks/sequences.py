@@ -69,7 +69,7 @@ class SequenceJob:
         """See `finetune.Job`."""
         data = self.data
         rows = ", ".join(f"{len(some):,} {name}" for name, some in data.splits())
-        classes = f" ({', '.join(data.classes[:8])}{', …' * (len(data.classes) > 8)})" if data.classes else ""
+        classes = f" ({', '.join(_counted(data)[:8])}{', …' * (len(data.classes) > 8)})" if data.classes else ""
         return [f"data: {data.source}: {rows} rows; {data.task}{classes}"]
 
     def report(self) -> str:
@@ -137,6 +137,16 @@ def unseen_rows(data: LabelledData) -> np.ndarray | None:
     kept = set(deduplicated(data).test.sequences)
     numbers = np.array([i for i, letters in enumerate(data.test.sequences) if letters in kept], dtype=np.int64)
     return numbers if len(numbers) else None
+
+
+def _counted(data: LabelledData) -> list[str]:
+    """Each class with its rows in all splits."""
+    labels = [some.labels for _, some in data.splits()]
+    if data.task == "multilabel":
+        counts = sum(one.sum(axis=0, dtype=np.int64) for one in labels)
+    else:
+        counts = np.bincount(np.concatenate(labels), minlength=len(data.classes))
+    return [f"{name}: {number:,}" for name, number in zip(data.classes, np.asarray(counts).tolist(), strict=True)]
 
 
 def score_rows(

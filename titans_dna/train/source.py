@@ -14,10 +14,12 @@ from titans_dna.genome.genome import Genome, open_genomes
 from titans_dna.genome.intervals import (
     Interval,
     Split,
+    merge,
     read_bed,
     split_by_bed,
     split_by_blocks,
     split_by_contig,
+    want_split,
     whole_contigs,
 )
 from titans_dna.genome.sampler import LengthWarmup, Plan, Window, validation_plans
@@ -135,6 +137,13 @@ def describe_plan(options: PretrainOptions, source: Source, parameters: int) -> 
         lines.append(
             f"warm-up: {optimiser.warmup:,} steps, and the run ends in it, at a learning rate of {reached:.2g}"
         )
+    if data.bed and (lost := _given_way(source, data)):
+        lines.append(
+            f"split: {lost:,} training bases of {data.bed} are left out: held-out ones, or within a context of one"
+        )
+    longest = max(map(len, source.split.train))
+    if data.lane > longest:
+        lines.append(f"lanes: --lane of {data.lane:,} bases is longer than the longest training interval, {longest:,}")
     if data.lane:
         lines.append(f"lanes: the state is carried over {data.lane:,} bases, {data.context:,} at a time")
     if source.module.warmup is not None:
@@ -145,6 +154,13 @@ def describe_plan(options: PretrainOptions, source: Source, parameters: int) -> 
     return lines
 
 
+def _given_way(source: Source, data: DataOptions) -> int:
+    """Bases of the BED file's training rows that are not trained on."""
+    rows = read_bed(str(data.bed), source.genome)
+    asked = merge([row.interval for row in rows if row.split == "train"])
+    return sum(map(len, asked)) - source.train_bases if asked else 0
+
+
 def make_split(genome: Genome, data: DataOptions) -> Split:
     """Training and held-out intervals, as `--split`, `--bed` and the options beside them say."""
     rows = read_bed(data.bed, genome) if data.bed else []
@@ -153,9 +169,8 @@ def make_split(genome: Genome, data: DataOptions) -> Split:
         return split
     regions = [row.interval for row in rows] if rows else whole_contigs(genome)
     block = data.block or default_block(regions)
-    if rows:
-        if data.split == "bed" and any(row.split is None for row in rows):
-            raise ValueError(f"{data.bed}: got rows without train, valid or test in column 4, want it for --split bed")
+    if rows and data.bed:
+        want_split(data.bed, rows, every=data.split == "bed" or any(row.split for row in rows))
         return split_by_bed(rows, context=data.context, valid_fraction=data.valid_fraction, block=block)
     return split_by_blocks(genome, valid_fraction=data.valid_fraction, block=block, context=data.context)
 
