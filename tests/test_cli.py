@@ -169,3 +169,41 @@ def test_help_needs_neither_torch_nor_lightning():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+EARLY = {
+    "no genome": "embed --model . --fasta nope.fa --out v.npy",
+    "no model": "embed --model nope --fasta g.fa --out v.npy",
+    "no BED file": "embed --model . --fasta g.fa --bed nope.bed --out v.npy",
+    "no state": "remember --model . --fasta g.fa --state nope --out s",
+    "there already": "predict --model . --fasta g.fa --out g.fa",
+    "no directory": "embed --model . --fasta g.fa --out nope/v.npy",
+    "another run": "pretrain --fasta g.fa --out busy",
+    "no run": "pretrain --fasta g.fa --resume --out new",
+    "no table": "finetune --preset tiny --data nope.csv --out new",
+    "no annotation": "finetune --preset tiny --fasta g.fa --annotation nope.gff --out new",
+    "no rows": "evaluate --model . --data nope.csv --out new",
+    "not empty": "evaluate --model . --data g.fa --out busy",
+    "a value": "pretrain --fasta g.fa --steps none",
+    "a choice": "pretrain --fasta g.fa --variant mga",
+    "a preset": "pretrain --fasta g.fa --preset tinny",
+    "a flag": "benchmark --suit GUE",
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_what_is_wrong_is_told_before_torch_is_imported(tmp_path, name):
+    """Which takes longer than all the rest."""
+    (tmp_path / "g.fa").write_text(">a\nACGT\n")
+    (tmp_path / "busy").mkdir()
+    (tmp_path / "busy" / "mine.txt").touch()
+    code = (
+        "import sys; from titans_dna.cli import main\ntry: main(sys.argv[1:])\nfinally: print([name for name in "
+        "('torch', 'lightning', 'Bio', 'matplotlib', 'triton') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *EARLY[name].split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("titans-dna: error: ")

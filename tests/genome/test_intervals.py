@@ -20,6 +20,7 @@ from titans_dna.genome.intervals import (
     split_by_blocks,
     split_by_contig,
     subtract,
+    want_split,
     write_split,
 )
 
@@ -331,3 +332,44 @@ def test_a_written_split_reads_back(tmp_path, genome):
     ]
     assert split_by_bed(rows, context=9) == split
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("TRAIN", "train"),
+        ("Valid", "valid"),
+        ("validation", "valid"),
+        ("dev", "valid"),
+        ("Test ", "test"),
+    ],
+)
+def test_a_split_is_known_in_any_spelling(tmp_path, genome, name, split):
+    (tmp_path / "x.bed").write_text(f"chr1\t0\t10\t{name}\n")
+    rows = read_bed(tmp_path / "x.bed", genome)
+    assert [row.split for row in rows] == [split]
+    want_split("x.bed", rows, every=True)
+
+
+@pytest.mark.parametrize("name", ["fold0", "Fold_1", "0", "3", "split-2", "cv1", "holdout", "eval", "part 1"])
+def test_what_is_nearly_a_split_is_refused(tmp_path, genome, name):
+    (tmp_path / "x.bed").write_text(f"#\nchr1\t0\t10\t{name}\n")
+    rows = read_bed(tmp_path / "x.bed", genome)
+    with pytest.raises(ValueError, match=f"x.bed: line 2, column 4: got '{name}', want train, valid or test"):
+        want_split("x.bed", rows)
+
+
+def test_names_of_regions_are_no_splits(tmp_path, genome):
+    (tmp_path / "x.bed").write_text("chr1\t0\t10\tgene1\nchr2\t0\t10\nchr2\t0\t10\trepeat\n")
+    rows = read_bed(tmp_path / "x.bed", genome)
+    want_split("x.bed", rows)
+    with pytest.raises(ValueError, match=r"x\.bed: line 1, column 4: got 'gene1', want train, valid or test$"):
+        want_split("x.bed", rows, every=True)
+
+
+@pytest.mark.parametrize("strand", ["+1", "-1", "1", "plus", "Forward", "minus"])
+def test_what_is_nearly_a_strand_is_refused(tmp_path, genome, strand):
+    (tmp_path / "x.bed").write_text(f"chr1\t0\t10\tgene\t0\t{strand}\n")
+    with pytest.raises(ValueError, match=re.escape(f"x.bed: line 1: column 6: got strand '{strand}', want +, - or .")):
+        read_bed(tmp_path / "x.bed", genome)

@@ -255,3 +255,59 @@ def test_real_rows():
     data = read_labelled(folder, label="class")
     assert (data.task, data.classes) == ("multiclass", ("enhancer", "ocr", "promoter"))
     assert (len(data.train) + len(data.valid), len(data.test)) == (5477, 1388)
+
+
+def labelled(path, labels):
+    return write(path, table(zip(bases(3, len(labels)), labels, strict=True)))
+
+
+@pytest.mark.parametrize("label", ["NA", "N/A", "nan", "NaN", "None", "null", "NULL", "<NA>", "#N/A", ".", "?", " "])
+@pytest.mark.parametrize("others", [["0", "1"], ["0.25", "0.75"], ["a", "b"]])
+def test_what_says_that_there_is_no_label_is_no_class(tmp_path, label, others):
+    path = labelled(tmp_path / "x.csv", [*others * 4, label])
+    with pytest.raises(ValueError, match=r"x\.csv, line 10: no label, want one for each row"):
+        read_labelled(path)
+
+
+def test_none_is_a_class_where_it_is_a_word(tmp_path):
+    assert read_labelled(labelled(tmp_path / "x.csv", ["none", "some"] * 5)).classes == ("none", "some")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["1", "01", "2"], ("01", "1", "2")),
+        (["1", "1.0", "2.0"], ("1", "2")),
+        (["2", "10", "1."], ("1", "2", "10")),
+        (["True", "false", "TRUE"], ("False", "True")),
+        (["true", "other", "True"], ("True", "other")),
+    ],
+)
+def test_labels_are_merged_only_where_they_are_the_same(tmp_path, labels, classes):
+    assert read_labelled(labelled(tmp_path / "x.csv", labels * 5)).classes == classes
+
+
+def test_truth_values_are_the_same_in_every_format(tmp_path):
+    texts = bases(4, 12)
+    labels = [i % 2 == 0 for i in range(12)]
+    pq.write_table(pa.table({"sequence": texts, "label": labels}), tmp_path / "x.parquet")
+    for spelling in (str, lambda one: str(one).upper(), lambda one: str(one).lower()):
+        write(tmp_path / "x.csv", table(zip(texts, map(spelling, labels), strict=True)))
+        data = read_labelled(tmp_path / "x.parquet", test=tmp_path / "x.csv")
+        assert data.classes == ("False", "True")
+        assert data.test.labels.tolist() == list(map(int, labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"), [(["0,5", "1,25", "3,0"], 2), (["0.5", "1.5", "x", "2"], 4), (["0.5", "1,5", "2"], 3)]
+)
+def test_numbers_that_are_none_are_no_classes(tmp_path, labels, line):
+    path = write(tmp_path / "x.tsv", table(zip(bases(3, len(labels)), labels, strict=True), separator="\t"))
+    with pytest.raises(ValueError, match=rf"x\.tsv, line {line}: got label .* want a number with a decimal point"):
+        read_labelled(path)
+
+
+def test_a_column_in_another_spelling_is_suggested(tmp_path):
+    path = write(tmp_path / "x.csv", table([("ACGT", "a")], header=("Sequence", "label")))
+    with pytest.raises(ValueError, match=r"no column 'sequence', want it once; did you mean 'Sequence'\?"):
+        read_labelled(path)

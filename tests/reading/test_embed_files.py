@@ -293,7 +293,7 @@ def test_a_killed_process_leaves_nothing_half_written(files, capsys, monkeypatch
 GOOD = "--fasta x.fa --out v.npy"
 BAD = {
     "no model": ("--model= " + GOOD, "--model: got none, want a model directory"),
-    "missing model": ("--model=nope " + GOOD, "nope/config.json: no such file"),
+    "missing model": ("--model=nope " + GOOD, "--model: nope: no such directory, want a model directory"),
     "no fasta": ("--out v.npy", "--fasta: got none"),
     "missing fasta": ("--fasta nope.fa --out v.npy", "nope.fa: no such file"),
     "fasta twice": (f"{GOOD} --fasta x.fa", "--fasta: got it 2 times"),

@@ -298,7 +298,7 @@ def test_without_a_test_split_the_table_says_so(tmp_path):
             ["--fasta", "x.fa", "--annotation", "x.bed", "--data", "DATA", "--test", "y.csv"],
             "--test: got it with --annotation",
         ),
-        (["--model", "nowhere"], "nowhere/config.json: no such file"),
+        (["--model", "nowhere"], "--model: nowhere: no such directory"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, pretrained, change, message):

@@ -319,7 +319,6 @@ BAD = {
     "no fasta": ("", "--fasta: got none"),
     "no such fasta": ("--fasta nope.fa", "nope.fa: no such file"),
     "protein": ("--fasta bad.fa", "bad.fa: not a nucleotide sequence"),
-    "no bases": ("--fasta bare.fa", "bare.fa: record 'b' has no bases"),
     "past the end": ("--fasta x.fa --bed past.bed", "past.bed: line 1: interval two:0-71"),
     "format": ("--fasta x.fa --out p.npy", "--out: got p.npy, want a file that ends in .csv, .tsv or .parquet"),
     "no folder": ("--fasta x.fa --out no/p.csv", "--out: no: no such directory"),

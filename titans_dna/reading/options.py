@@ -20,25 +20,25 @@ from titans_dna.run.options import (
 def model_option(what: str, want: str = "a model directory") -> Any:
     """The field `model: str`; what: a directory there may be, such as `that titans-dna pretrain wrote`."""
     said = f"Directory {what}, or a Hugging Face hub id (user/name)."
-    return option("", said, required=True, want=want, free=True, path="any")
+    return option("", said, required=True, want=want, free=True, path="model")
 
 
 def fasta_option(more: str) -> Any:
     """The field `fasta: tuple[str, ...]`; more: how its records are taken."""
     said = f"Sequence files: FASTA, GenBank, EMBL or FASTQ, gzipped or not{more}"
-    return option((), said, required=True, want="at least one sequence file", free=True, path="any")
+    return option((), said, required=True, want="at least one sequence file", free=True, path="input")
 
 
 def bed_option(said: str) -> Any:
     """The field `bed: str | None`."""
-    return option(None, said, want="a BED file", free=True, path="any")
+    return option(None, said, want="a BED file", free=True, path="input")
 
 
 def state_option(
     said: str = "State file of titans-dna remember, of the same model: each sequence is read as what comes after it.",
 ) -> Any:
     """The field `state: str | None`."""
-    return option(None, said, want="a state file", free=True, path="any")
+    return option(None, said, want="a state file", free=True, path="input")
 
 
 def out_option(said: str, want: str) -> Any:
@@ -99,7 +99,7 @@ class EmbedOptions(Options):
     Example: titans-dna embed --model runs/first --fasta genome.fa --bed genes.bed --out genes.npy
     """
 
-    beside: ClassVar[bool] = True
+    output: ClassVar[str] = "file"
 
     files: FileOptions = group(FileOptions)
     vectors: VectorOptions = group(VectorOptions)
@@ -154,7 +154,7 @@ class RememberOptions(Options):
     Example: titans-dna remember --model runs/first --fasta chr1.fa --out chr1.state --track chr1.bedgraph
     """
 
-    beside: ClassVar[bool] = True
+    output: ClassVar[str] = "file"
 
     read: ReadOptions = group(ReadOptions)
     speed: ReadSpeedOptions = group(ReadSpeedOptions, free=True)

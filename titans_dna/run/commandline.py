@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import yaml
 
-from titans_dna.run.directory import RunDirectory
-from titans_dna.run.options import Flag, Options, current_names, flags, flat, nested, suggestion, titles
+from titans_dna.run.directory import RunDirectory, check_output
+from titans_dna.run.options import Flag, Options, check_inputs, current_names, flags, flat, nested, suggestion, titles
 
 Kind = TypeVar("Kind", bound=Options)
 
@@ -29,7 +29,35 @@ def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str
     # Twice: the run to go on with (or the preset) gives the defaults that the other flags and files then change.
     first = _values(kind, [word for word in words if not word.startswith("--print_config")], program)
     defaults = _saved(kind, verb, first["out"], program) if first.get("resume") else kind.defaults(first)
-    return kind.from_dict(_values(kind, [_config(defaults), *words] if defaults else words, program))
+    options = kind.from_dict(_values(kind, [_config(defaults), *words] if defaults else words, program))
+    # Before anything is imported that takes seconds.
+    check_inputs(options)
+    _check_place(options, verb, program)
+    return options
+
+
+def _check_place(options: Options, verb: str, program: str) -> None:
+    """What is wrong with `--out`, where there is one; OSError or ValueError as `RunDirectory` and `check_output` have it."""
+    kind, given = type(options), {flag.name: options.value(flag) for flag in flags(type(options))}
+    if not kind.output or "LOCAL_RANK" in os.environ:  # of further processes of a run that began
+        return
+    resume, out = given.get("resume", False), Path(given["out"])
+    if kind.output == "run":
+        RunDirectory(out, verb, record=kind.record, command=program).check(resume, options)
+    elif kind.output == "file":
+        inputs = [
+            one
+            for flag in flags(kind)
+            if flag.field.metadata.get("path") == "input"
+            for one in _listed(given[flag.name])
+        ]
+        check_output([out], inputs=inputs, overwrite=given["overwrite"])
+    else:
+        RunDirectory(out, verb).check(False)
+
+
+def _listed(value: Any) -> Sequence[str]:
+    return value if isinstance(value, tuple) else [value] if value else []
 
 
 def _values(kind: type[Options], words: list[str], program: str) -> dict[str, Any]:
@@ -45,7 +73,7 @@ def _saved(kind: type[Options], verb: str, out: str, program: str) -> dict[str, 
     """The options of the run in a directory."""
     if not out:
         raise ValueError("--out: got none, want that of the run to go on with")
-    aside = kind.beside
+    aside = kind.output in ("file", "whole")
     place = RunDirectory.beside(out, verb) if aside else RunDirectory(out, verb, record=kind.record, command=program)
     saved = place.options()
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -29,7 +30,7 @@ def option(
     required: bool = False,
     free: bool = False,
     kept: bool = True,
-    path: Literal["", "file", "any", "new"] = "",
+    path: Literal["", "input", "model", "data", "file", "any", "new"] = "",
     words: tuple[str, ...] = (),
     name: str = "",
     old: tuple[str, ...] = (),
@@ -42,7 +43,8 @@ def option(
     free: may be another one when a run goes on, because no result depends on it, or because a fingerprint is compared.
     kept: is written down with the run; what only says how this call is meant is not.
     path: names files, and is kept with absolute paths: where there is such a file ("file"), a file or a directory ("any"),
-        or always, for a file to be written ("new"). words: these are no paths, whatever files there are.
+        or always, for a file to be written ("new"). "input": a file that has to be there. "model": a directory, or a name on
+        a hub. "data": a file, a directory, or the name of a data set. words: these are no paths, whatever files there are.
     name: of the flag, where the field cannot have it.
     old: earlier names, which the command line, `--config` and earlier runs still use.
     """
@@ -132,8 +134,9 @@ class Options:
 
     record: ClassVar[str] = "run.yaml"
     """The file of a run's directory with its options."""
-    beside: ClassVar[bool] = False
-    """Whether `--out` appears whole or not at all, and the directory of an unfinished run stands beside it."""
+    output: ClassVar[str] = ""
+    """What `--out` names, which is then looked at before anything else: the directory of a run ("run"), or a file ("file") or a
+    directory ("whole") that appears whole or not at all, with the directory of an unfinished run beside it."""
     overridable: ClassVar[bool] = False
     """Whether the last one counts of a flag that is there twice, as where a script adds to a command; else that is refused, as
     is a list that is there twice."""
@@ -267,6 +270,22 @@ def suggestion(name: str, known: Iterable[str], dashes: str = "") -> str:
     return f"; did you mean {dashes}{prefix}{near[0]}?" if near else ""
 
 
+def check_inputs(options: Options) -> None:
+    """FileNotFoundError naming the flag and the path where a file or a directory that is named is not there."""
+    for flag in flags(type(options)):
+        kind, value = flag.field.metadata.get("path"), options.value(flag)
+        if kind not in ("input", "model", "data") or not value:
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            name = one in flag.field.metadata["words"]
+            name |= kind == "model" and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", one) is not None
+            name |= kind == "data" and "/" not in one and not Path(one).suffix
+            if not name and not Path(one).expanduser().exists():
+                what = "directory" if kind == "model" else "file"
+                want = flag.field.metadata.get("want")
+                raise FileNotFoundError(f"--{flag.name}: {one}: no such {what}" + f", want {want}" * bool(want))
+
+
 def _check(flag: Flag, value: Any) -> None:
     said, default = flag.field.metadata, flag.field.default
     want, values = said.get("want", "") or "a value", value if isinstance(value, tuple) else (value,)
@@ -308,7 +327,7 @@ def _absolute(value: Any, said: Any) -> Any:
     if not value or value in said["words"]:
         return value
     path = Path(value).expanduser()
-    there = {"file": path.is_file, "any": path.exists, "new": lambda: True}[said["path"]]
+    there = {"file": path.is_file, "new": lambda: True}.get(said["path"], path.exists)
     return str(path.absolute()) if there() else value
 
 

@@ -30,15 +30,15 @@ class LabelOptions:
         "What to learn: a GenomicBenchmarks or GUE directory, the name of a set under --root, a table (CSV, TSV, parquet) "
         "with the columns sequence and label, or a FASTA file for each class.",
         free=True,
-        path="any",
+        path="data",
     )
     valid: tuple[str, ...] = option(
         (),
         "Files of the validation split, where --data names files; without them a part of train is held out.",
         free=True,
-        path="any",
+        path="data",
     )
-    test: tuple[str, ...] = option((), "Files of the test split, where --data names files.", free=True, path="any")
+    test: tuple[str, ...] = option((), "Files of the test split, where --data names files.", free=True, path="data")
     root: str | None = option(
         None,
         "Directory of data sets to find by name; by default ~/.genomic_benchmarks.",
@@ -76,10 +76,10 @@ class BaseOptions:
         "none. Held out by region: blocks, --bed, or --test_contigs.",
         want="a file of features",
         free=True,
-        path="any",
+        path="input",
     )
     fasta: tuple[str, ...] = option(
-        (), "Genome files: FASTA, GenBank, EMBL or FASTQ, gzipped or not.", free=True, path="any"
+        (), "Genome files: FASTA, GenBank, EMBL or FASTQ, gzipped or not.", free=True, path="input"
     )
     features: tuple[str, ...] = option(
         (), "Types of features that are classes; by default CDS, for BED all names of column 4."
@@ -89,7 +89,7 @@ class BaseOptions:
     context: int = option(4096, "Bases of a window, in training and in test.", least=1)
     block: int = option(100_000, "Bases of a block; one in ten is for test, another one for validation.", least=1)
     bed: str | None = option(
-        None, "BED file whose 4th column says train, valid or test.", want="a BED file", free=True, path="any"
+        None, "BED file whose 4th column says train, valid or test.", want="a BED file", free=True, path="input"
     )
     valid_contigs: tuple[str, ...] = option((), "Contigs of the validation split, with --test_contigs.")
     test_contigs: tuple[str, ...] = option((), "Contigs of the test split.")
@@ -104,7 +104,7 @@ class TuneOptions:
         "Directory of a pretrained model, or a Hugging Face hub id.",
         want="a model directory",
         free=True,
-        path="any",
+        path="model",
     )
     preset: str | None = option(
         None,
@@ -224,6 +224,7 @@ class FinetuneOptions(Options):
     Example: titans-dna finetune --model runs/first --data train.csv --test test.csv --out runs/promoters
     """
 
+    output: ClassVar[str] = "run"
     overridable: ClassVar[bool] = True
 
     labels: LabelOptions = group(LabelOptions)

@@ -32,7 +32,7 @@ class RowOptions:
         required=True,
         want="a directory, a data set's name, or files",
         free=True,
-        path="any",
+        path="data",
     )
     split: Literal["auto", "test", "train", "valid"] = option(
         "auto", "Which rows, where --data has splits; auto: test if it is there, else all."
@@ -95,7 +95,7 @@ class EvaluateOptions(Options):
     Example: titans-dna evaluate --model runs/promoters --data other.csv --out runs/promoters-other
     """
 
-    beside: ClassVar[bool] = True
+    output: ClassVar[str] = "whole"
 
     rows: RowOptions = group(RowOptions)
     scoring: ScoringOptions = group(ScoringOptions, free=True)
@@ -108,7 +108,7 @@ class PredictOptions(Options):
     Example: titans-dna predict --model runs/promoters --fasta genome.fa --bed windows.bed --out promoters.csv
     """
 
-    beside: ClassVar[bool] = True
+    output: ClassVar[str] = "file"
 
     files: SequenceFileOptions = group(SequenceFileOptions)
     scoring: ScoringOptions = group(ScoringOptions, free=True)
@@ -158,6 +158,7 @@ class BenchmarkOptions(Options):
     Example: titans-dna benchmark --suite GUE --root GUE --model runs/first --seeds 5 --out runs/gue
     """
 
+    output: ClassVar[str] = "run"
     record: ClassVar[str] = "benchmark.yaml"
 
     sets: SuiteOptions = group(SuiteOptions)

@@ -70,7 +70,7 @@ class DataOptions:
         required=True,
         want="at least one genome file, or lambda for the one that ships",
         free=True,
-        path="file",
+        path="input",
         words=EMBEDDED,
     )
     bed: str | None = option(
@@ -78,7 +78,7 @@ class DataOptions:
         "BED file of the intervals to use (0-based half-open); a 4th column of train, valid or test is the split.",
         want="a BED file",
         free=True,
-        path="file",
+        path="input",
     )
     tokenizer: str = option(
         "nucleotide",
@@ -203,6 +203,7 @@ class PretrainOptions(PresetOptions):
     Example: titans-dna pretrain --fasta genome.fa --variant mac --out runs/first
     """
 
+    output: ClassVar[str] = "run"
     overridable: ClassVar[bool] = True
 
     data: DataOptions = group(DataOptions)

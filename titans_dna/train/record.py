@@ -124,17 +124,16 @@ def read_checkpoint(path: Path, run: str = "") -> dict[str, Any] | None:
         return None
     try:
         with zipfile.ZipFile(path) as parts:
-            whole = parts.testzip() is None  # torch itself does not look at the checksums
-        values = torch.load(path, map_location="cpu", weights_only=True) if whole else None
+            if parts.testzip() is not None:  # torch itself does not look at the checksums
+                raise zipfile.BadZipFile
+        values = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError):
-        whole, values = False, None
-    if not whole:
         raise ValueError(f"{path}: truncated or damaged checkpoint") from None
     readers = {FORMAT: dict, "titans-dna run 1": _of_pretraining, "titans-dna fine-tuning 1": _of_finetuning}
     kind = values.get("format") if isinstance(values, dict) else None
     if kind not in readers:
         raise ValueError(f"{path}: got some other file, want a checkpoint of a training")
-    if values.get("run", run) != run:
+    if run and values.get("run", run) != run:
         raise ValueError(f"{path}: is of another run than that of this directory")
     return readers[kind](values)
 
