@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .chunked_backward import reverse_span
 from .chunked_forward import Shares, read_span, span_shares, write_span
-from .state import MemoryState, flush
+from .state import MemoryState, flush, integers
+from .support import check_first_order, exact
 
 CACHE_BYTES = 2**24
 """What a span works on stays below this where it can: it is passed over again and again."""
@@ -32,7 +32,7 @@ def chunked_scan(
     state: MemoryState, chunk: int, read: str, max_norm: float | None,
 ) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """q, k [b, t, h, d]; v [b, t, h, e]; gates [b, t, h] or, one a chunk, [b, n, h]; all rows at one position."""
-    b, t, depth, position = q.shape[0], q.shape[1], len(state.memory), int(state.position[0])
+    b, t, depth, position = q.shape[0], q.shape[1], len(state.memory), integers(state.position)[0]
     tied = all(m is a for m, a in zip(state.memory, state.anchor, strict=True))
     spans = tuple(_spans(t, position, chunk, tied, _group(q, state, chunk)))
     start = [torch.stack(pair, 2).flatten(0, 1) for pair in zip(state.memory, state.momentum, strict=True)]
@@ -155,9 +155,9 @@ class _Scan(torch.autograd.Function):
         return y, *state, *border
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.autocast(d_outputs[0].device.type, enabled=False):  # whatever holds where backward is called
+        check_first_order(*d_outputs)
+        with exact(d_outputs[0].device):  # whatever holds where backward is called
             return _Scan._backward(ctx, *d_outputs)
 
     @staticmethod

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .chunked_forward import Layer, ReadLayer, Shares, by_chunk, read_span, read_weights
+from .state import dataless
 
 
 class SpanGradient(NamedTuple):
@@ -107,7 +108,7 @@ def _reverse_scaled(read: ReadLayer, shares: Shares, d_shares: Shares, d_scaled:
 def _reverse_write(
     layer: Layer, d_layer: _LayerGradient, d_end: Tensor, write: Tensor, carry: Tensor, d_write: Tensor, d_carry: Tensor
 ) -> None:
-    if bool((layer.scale < 1).any()):
+    if dataless(layer.scale) or bool((layer.scale < 1).any()):
         d_end = _reverse_bound(layer, d_end)
     flat = d_end.flatten(1, 2)
     d_layer.delta.baddbmm_(layer.scaled.flatten(-2), flat, alpha=-1)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .coefficients import chunk_coefficients, token_coefficients
-from .state import norms
+from .state import dataless, norms
 
 
 class Shares(NamedTuple):
@@ -153,7 +153,7 @@ def _write(write: Tensor, carry: Tensor, layer: Layer) -> None:
 def _bound(layer: Layer, max_norm: float) -> None:
     """`state.bound`, in place."""
     norm = norms(layer.end)
-    if bool((norm > max_norm).any()):
+    if dataless(norm) or bool((norm > max_norm).any()):
         torch.div(max_norm, norm.clamp_(min=max_norm), out=layer.scale)
         layer.end.mul_(layer.scale)
 

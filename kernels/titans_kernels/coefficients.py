@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .support import check_first_order
 
 
 class Coefficients(NamedTuple):
@@ -54,8 +55,8 @@ class _TokenCoefficients(torch.autograd.Function):
         return tuple(flush_subnormal(x) for x in (kept[..., 0], f, G, m[..., -1], H[..., -1, :]))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        check_first_order(*grads)
         d_beta, d_f, d_G, d_m_end, d_H_end = grads
         kept, decayed, theta = ctx.saved_tensors
         A, E = kept[..., 1:], decayed[..., 1:]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .state import MemoryState, Weights, bound
+from .state import MemoryState, Weights, bound, integers
 
 
 def reference_scan(
@@ -21,7 +21,7 @@ def reference_scan(
 ) -> tuple[Tensor, MemoryState]:  # fmt: skip
     """q, k [b, t, h, d]; v [b, t, h, e]; gates [b, t, h] or one a chunk; all rows at one position."""
     if alpha.shape[1] != q.shape[1]:
-        chunk_of_token = (int(state.position[0]) + torch.arange(q.shape[1])) // chunk
+        chunk_of_token = (integers(state.position)[0] + torch.arange(q.shape[1])) // chunk
         alpha, eta, theta = (gate[:, chunk_of_token] for gate in (alpha, eta, theta))
     memory, momentum, anchor, position = state.memory, state.momentum, state.anchor, state.position
     reads: list[Tensor] = []

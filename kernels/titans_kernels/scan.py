@@ -13,7 +13,7 @@ from .chunked import chunked_scan
 from .options import BACKENDS, CHUNK, DEEPEST
 from .reference import reference_scan
 from .state import GROUPS, MemoryState, concatenate, integers
-from .support import check_options, fail, obstacle, say_once
+from .support import check_options, check_transforms, exact, fail, obstacle, say_once
 
 Path = Callable[..., tuple[Tensor, MemoryState]]
 _PATHS: dict[str, Path] = {"reference": reference_scan, "chunked": chunked_scan}
@@ -41,10 +41,13 @@ def memory_scan(
     max_norm: when given, M and S are scaled back, layer by layer, to this Frobenius norm at chunk ends when over it.
 
     Returns y [b, t, h, e] in v's dtype, and the state after the last token (float32, or float64 for float64 input).
-    Raises ValueError naming the argument. Gradients flow to every tensor, the states included.
+    Raises ValueError naming the argument. Gradients flow to every tensor, the states included; of second derivatives,
+    forward-mode ones, batched ones and the transforms of torch.func, NotImplementedError for all but the reference.
+    Tensors without data (meta, fake) give such tensors; a sequence then begins at a chunk's first token.
     """
     _check_tensors(q, k, v, memory)
     backend = _choose(backend, q, k, v, memory, chunk)
+    check_transforms(backend)
     check_options(chunk, read, max_norm)
     b, t = q.shape[:2]
     rows = b if cu_seqlens is None else _packed_rows(b, cu_seqlens)
@@ -52,7 +55,7 @@ def memory_scan(
     if state is None:
         state = MemoryState.initial([w.to(_state_dtype(q)) for w in memory], rows)
     gates = (alpha, eta, theta)
-    with torch.autocast(q.device.type, enabled=False):
+    with exact(q.device):
         if backend == "triton":
             if torch.compiler.is_compiling():  # the checks read the numbers in tensors
                 per_chunk = alpha.shape[1] != t
@@ -198,7 +201,7 @@ def _check_state(state: MemoryState, memory: Sequence[Tensor], rows: int, chunk:
         kinds = {w.dtype for w in group}
         if kinds != {dtype}:
             fail(f"state.{name}", ", ".join(sorted(map(str, kinds))), f"{dtype}")
-    if state.position.shape != (rows,) or not bool(((state.position >= 0) & (state.position < chunk)).all()):
+    if state.position.shape != (rows,) or not all(0 <= one < chunk for one in integers(state.position)):
         fail("state.position", integers(state.position), f"{rows} numbers from 0 to {chunk - 1} (is chunk the same?)")
 
 

@@ -84,7 +84,13 @@ def norms(weight: Tensor) -> Tensor:
 
 
 def integers(x: Tensor) -> list[int]:
-    return x.tolist()
+    """Its numbers; zeros of a tensor without data."""
+    return [0] * len(x) if dataless(x) else x.tolist()
+
+
+def dataless(x: Tensor) -> bool:
+    """Whether a tensor has a shape alone, as on the device "meta" and under `FakeTensorMode`."""
+    return x.is_meta or (type(x) is not Tensor and type(x).__name__ == "FakeTensor")
 
 
 def flush(weight: Tensor) -> Tensor:

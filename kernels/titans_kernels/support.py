@@ -1,16 +1,19 @@
 """Which calls the Triton kernels take, and how a call that they do not take is refused or told of. Imports no Triton."""
 
-# torch has no types for `get_device_properties`:
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# torch has no types for `get_device_properties`, and no public way to ask which transforms are on:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
 import functools
 import warnings
-from typing import NoReturn
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .options import LONGEST_CHUNK, READS, UNIT, WIDEST_HIDDEN, WIDTHS
 
@@ -35,6 +38,36 @@ def say_once(message: str) -> None:
 def fail(name: str, got: object, want: object) -> NoReturn:
     """Every wrong argument, in one form."""
     raise ValueError(f"{name}: got {got}, want {want}")
+
+
+def exact(device: torch.device) -> AbstractContextManager[Any]:
+    """While it lasts, whatever autocast is on around it casts nothing; "meta" knows no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def check_transforms(backend: str) -> None:
+    """NotImplementedError where a path other than the reference is differentiated in a way that it cannot be."""
+    if backend == "reference" or torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(f"backend: got {backend!r} under a transform of torch.func, want {_WANT}")
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError(f"backend: got {backend!r} in forward-mode differentiation, want {_WANT}")
+
+
+def check_first_order(*grads: Tensor | None) -> None:
+    """Told by a backward: NotImplementedError where it is to be differentiated itself, which would give zeros in silence, or is
+    asked for many gradients at once."""
+    if torch.compiler.is_compiling():
+        return
+    batched = any(one is not None and torch._C._functorch.is_legacy_batchedtensor(one) for one in grads)
+    if batched or torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(f"memory_scan: got batched gradients, want one at a time, or {_WANT}")
+    if torch.is_grad_enabled():
+        raise NotImplementedError(f"memory_scan: got create_graph=True, want first derivatives alone, or {_WANT}")
+
+
+_WANT = "backend='reference'"
 
 
 def check_options(chunk: int, read: str, max_norm: float | None) -> None:

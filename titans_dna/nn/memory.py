@@ -15,6 +15,8 @@ from titans_dna.config import TitansConfig
 from titans_dna.nn.layers import CausalConv, HeadNorm
 from titans_dna.nn.packing import Packing
 from titans_kernels import MemoryState, memory_scan
+from titans_kernels.state import integers
+from titans_kernels.support import exact
 
 FORGET_BIAS = (-7.0, -10.0)
 """Bias of the forget gate at the start, from the first head to the last: half forgotten in 760 to 15,000 tokens."""
@@ -200,7 +202,7 @@ class NeuralMemory(nn.Module):
         if self.config.gates == "token":
             return self.gates(x), None
         chunk = self.config.chunk
-        position = 0 if state is None else int(state.scan.position[0])
+        position = 0 if state is None else integers(state.scan.position)[0]
         gates = self.gates(x[:, -position % chunk :: chunk])
         if position and state is not None and state.gates is not None:
             gates = torch.cat([state.gates, gates], dim=1)
@@ -212,7 +214,7 @@ class NeuralMemory(nn.Module):
         A chunk takes all its steps from one anchor. On n equal unit keys they sum up to Σ 2θ / (1 − η), and past 1 the
         memory overshoots, past 2 it diverges and so do the gradients: hence the range (docs/stability.md).
         """
-        with torch.autocast(raw.device.type, enabled=False):
+        with exact(raw.device):
             precise = raw.to(torch.promote_types(raw.dtype, torch.float32)).sigmoid()
             learned = self.by_gate(precise)
             theta = learned["theta"]
@@ -242,7 +244,7 @@ class MemoryReader(nn.Module):
     def forward(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """q [b, t, h, d] through memories [b, h, d_in, d_out] → [b, t, width]."""
         x = q.transpose(1, 2)
-        with torch.autocast(x.device.type, enabled=False):
+        with exact(x.device):
             x = x.to(weights[0].dtype)
             for i, weight in enumerate(weights):
                 x = (F.silu(x) if i else x) @ weight

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from titans_dna.nn.model import map_state, tensors_of
 from titans_dna.train.loss import LossSums
+from titans_kernels.support import check_first_order
 
 Loss = Callable[[Tensor, slice], LossSums]
 """(logits [b, p, vocabulary], the tokens of the window that they stand at) → sums over these tokens."""
@@ -81,8 +81,8 @@ class _Piecewise(torch.autograd.Function):
         return total.weighted, *(x.clone() for x in tensors_of(state))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        check_first_order(*grads)
         window: _Window = ctx.window
         d_loss, d_state = grads[0], list(grads[1:])
         total: list[Tensor | None] = [None] * len(window.parameters)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titans_kernels.support import fail
+from titans_kernels.support import check_first_order, fail
 
 from . import launch
 from .plan import Shape, sequences
@@ -97,6 +97,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _backward(
     ctx: Any, d_y: Tensor | None, d_state: Tensor | None, d_anchor_out: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
+    check_first_order(d_y, d_state, d_anchor_out)
     q, k, v, *rest = ctx.saved_tensors
     shape, dtype, device = ctx.state_like
     if d_y is None:
