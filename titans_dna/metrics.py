@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import stats
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from titans_dna.labels.data import Task
 
@@ -152,6 +151,9 @@ def _ranking(holds: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     if holds.all() or not holds.any():
         return math.nan, math.nan
     given, wanted = torch.from_numpy(np.ascontiguousarray(score)), torch.from_numpy(holds.astype(np.int64))
+    # Here, because it brings along all that it knows how to measure, which takes seconds.
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
     both = (binary_auroc, binary_average_precision)
     area, precision = (float(metric(given, wanted, validate_args=False)) for metric in both)
     return area, precision

@@ -531,3 +531,71 @@ def test_real_genomes(tmp_path, name):
             start = rng.randrange(len(bases))
             end = min(start + rng.randrange(3000), len(bases))
             assert genome.fetch(contig, start, end) == bases[start:end]
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_has_one_entry_however_often_it_changes(tmp_path):
+    path, other = tmp_path / "g.fa.gz", tmp_path / "other.fa.gz"
+    other.write_bytes(gzip.compress(b">o\nACGT\n"))
+    open_genome(other, tmp_path / "cache")
+    for i in range(3):
+        path.write_bytes(gzip.compress(layout(), mtime=i))
+        os.utime(path, (1000 + i, 1000 + i))
+        open_genome(path, tmp_path / "cache")
+        assert len(entries(tmp_path / "cache")) == 6  # copy, index and record of two files
+
+
+def test_what_nobody_opened_for_long_goes(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.fa").write_text(f">{name}\r\nACGT\r\n")
+        open_genome(tmp_path / f"{name}.fa", tmp_path / "cache")
+    for record in (tmp_path / "cache").glob("[ab].fa.*.json"):
+        os.utime(record, (1, 1))
+    open_genome(tmp_path / "b.fa", tmp_path / "cache")
+    (tmp_path / "d.fa").write_text(">d\nA\n")
+    open_genome(tmp_path / "d.fa", tmp_path / "cache")
+    assert {name[0] for name in entries(tmp_path / "cache")} == {"b", "c", "d"}
+
+
+def test_a_copy_that_was_altered_in_place_is_not_used(tmp_path):
+    (tmp_path / "g.fa").write_bytes(layout().replace(b"\n", b"\r\n"))
+    wanted = open_genome(tmp_path / "g.fa", tmp_path / "cache").fetch("chr1", 0, 9)
+    (copy,) = (tmp_path / "cache").glob("*.fa")
+    with open(copy, "r+b") as file:
+        file.seek(7)
+        file.write(b"TTT")
+    assert open_genome(tmp_path / "g.fa", tmp_path / "cache").fetch("chr1", 0, 9) == wanted
+
+
+def test_where_the_cache_is(tmp_path, monkeypatch):
+    (tmp_path / "g.fa").write_bytes(layout())
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    open_genome(tmp_path / "g.fa")
+    assert entries(tmp_path / "xdg") == ["titans_dna"]
+    monkeypatch.setenv("TITANS_DNA_CACHE", str(tmp_path / "named"))
+    open_genome(tmp_path / "g.fa")
+    assert len(entries(tmp_path / "named")) == 2
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("how", ["a link", "open to all"])
+def test_a_temporary_directory_of_others_is_not_trusted(tmp_path, monkeypatch, how):
+    (tmp_path / "home").touch()  # no home to write in
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "g.fa").write_bytes(layout())
+    planted = tmp_path / f"titans_dna-{os.getuid()}"
+    if how == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        planted.symlink_to(tmp_path / "elsewhere")
+    else:
+        planted.mkdir()
+        planted.chmod(0o777)
+    with pytest.raises(OSError, match="cache_dir: cannot write in"):
+        open_genome(tmp_path / "g.fa")
+    assert not entries(planted)

@@ -6,14 +6,16 @@ Each file is indexed once: index and digests, and a clean copy of a file that ca
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
+import stat
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import index as as_integer
 from pathlib import Path
@@ -24,8 +26,11 @@ from pyfaidx import Faidx
 from titans_dna.genome.records import RecordReader
 from titans_dna.run.files import replacing
 from titans_dna.run.progress import Progress, say
+from titans_dna.run.sealed import digest_of, read_json, write_json
 
-LAYOUT = 1
+LAYOUT = 2
+KEPT = 30 * 86400.0
+"""Seconds after which what was not opened goes from the cache."""
 COPY_WIDTH = 1 << 16
 
 
@@ -37,8 +42,10 @@ def open_genome(path: str | Path, cache_dir: str | Path | None = None) -> Genome
     is ever written beside the file. A file that cannot be read in place (compressed, another format, CRLF, uneven
     lines) gets a clean uncompressed copy in the cache directory.
 
-    cache_dir: `~/.cache/titans_dna` (macOS: `~/Library/Caches/titans_dna`) by default, or a directory under the
-    system's temporary one where that cannot be written.
+    cache_dir: by default what the environment variable TITANS_DNA_CACHE says, else `titans_dna` below XDG_CACHE_HOME or
+    `~/.cache` (macOS: `~/Library/Caches`), or a directory of this user's alone under the system's temporary one where that
+    cannot be written. What another user could have put there is not used. A file has one entry: that of an earlier state of
+    it goes when it is indexed afresh, and so does what was not opened for 30 days. All of it may be deleted at any time.
 
     Raises FileNotFoundError, IsADirectoryError, OSError for an unwritable `cache_dir`, and ValueError for a file that
     is empty, holds no bases, is no such format, is not nucleotide, is damaged, or has two records of one name.
@@ -192,8 +199,8 @@ def prepare(path: str | Path, cache_dir: str | Path | None = None) -> IndexedFas
     reader = RecordReader(path)
     source = reader.path.resolve()
     stamp = _stamp(source)
-    key = hashlib.sha256(repr((LAYOUT, str(source), stamp)).encode()).hexdigest()[:20]
-    name = f"{source.name[:80]}.{key}"
+    keys = [hashlib.sha256(repr((LAYOUT, one)).encode()).hexdigest()[:16] for one in (str(source), stamp)]
+    name = f"{source.name[:80]}.{keys[0]}.{keys[1]}"
     folders = _folders(cache_dir)
     for folder in folders:
         if found := _cached(source, folder / name):
@@ -203,6 +210,7 @@ def prepare(path: str | Path, cache_dir: str | Path | None = None) -> IndexedFas
     found = _cached(source, entry)
     if found is None or _stamp(source) != stamp:
         raise OSError(f"{path}: changed while it was being read; open it again")
+    _prune(entry)
     return found
 
 
@@ -210,9 +218,29 @@ def _folders(cache_dir: str | Path | None) -> list[Path]:
     """The cache directory; by default a second one too, for a home that is absent or read-only."""
     if cache_dir is not None:
         return [Path(cache_dir).expanduser()]
+    if named := os.environ.get("TITANS_DNA_CACHE"):
+        return [Path(named).expanduser()]
     home = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return [Path(home) / "titans_dna", Path(tempfile.gettempdir()) / f"titans_dna-{user}"]
+    home = os.environ.get("XDG_CACHE_HOME") or home
+    aside = Path(tempfile.gettempdir()) / f"titans_dna-{os.getuid()}"
+    return [Path(home) / "titans_dna", *([aside] if not aside.exists() or _private(aside) else [])]
+
+
+def _private(folder: Path) -> bool:
+    """Whether nobody but this user can have written there: anybody may make a directory under the temporary one."""
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def _prune(entry: Path) -> None:
+    """Take away entries of an earlier state of the same file, and those that nobody has opened for long."""
+    same, recent = entry.name.rpartition(".")[0], time.time() - KEPT
+    for record in entry.parent.glob("*.json"):
+        with suppress(OSError):  # another process is at it too
+            name = record.name.removesuffix(".json")
+            if name != entry.name and (name.rpartition(".")[0] == same or record.stat().st_mtime < recent):
+                for suffix in (".json", ".fai", ".fa"):
+                    record.with_name(name + suffix).unlink(missing_ok=True)
 
 
 def _writable(folders: list[Path]) -> Path:
@@ -236,11 +264,14 @@ def _cached(source: Path, entry: Path) -> IndexedFasta | None:
     """The entry if it is complete, else None."""
     copy, index, record = (entry.with_name(entry.name + suffix) for suffix in (".fa", ".fai", ".json"))
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
+        known = read_json(record)
         fasta = copy if known["copied"] else source
         stamp = _stamp(fasta)
-        if (stamp[0], index.stat().st_size) != (known["fasta_size"], known["index_size"]):
+        # A copy has the time of its file, so whoever changes it gives it another one.
+        if stamp[:2] != (known["fasta_size"], known["fasta_time"]) or digest_of(index) != known["index_digest"]:
             return None
+        with suppress(OSError):  # a cache may be there to be read alone
+            os.utime(record)
         return IndexedFasta(fasta, index, stamp, known["contigs"], known["digests"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -268,12 +299,12 @@ def _build(reader: RecordReader, source: Path, entry: Path) -> None:
     known = {
         "copied": not reader.plain,
         "fasta_size": fasta.stat().st_size,
-        "index_size": index.stat().st_size,
+        "fasta_time": fasta.stat().st_mtime_ns,
+        "index_digest": digest_of(index),
         "contigs": contigs,
         "digests": digests,
     }
-    with replacing(record) as aside:
-        aside.write_text(json.dumps(known), encoding="utf-8")
+    write_json(record, known)
 
 
 def _scan(reader: RecordReader) -> tuple[dict[str, int], dict[str, str]]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, RandomSampler
@@ -20,6 +20,9 @@ from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.tokens import vocabulary as voc
 from titans_dna.train.learner import Learner
 from titans_dna.train.loop import Loop, Machine, Settings
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 NARROWEST = 64
 """Tokens that three convolutions and poolings need, and a few more."""

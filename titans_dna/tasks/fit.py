@@ -7,10 +7,9 @@ import importlib.util
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-from lightning.fabric import Fabric
 from torch import Tensor, manual_seed, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,6 +21,9 @@ from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.train.learner import Learner, Step, Tally, adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Settings
 from titans_dna.train.record import CHECKPOINT, METRICS, Record, read_checkpoint
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 BETAS = (0.9, 0.98)
 LAST_LR = 0.05

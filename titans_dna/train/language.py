@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from titans_dna.nn.model import TitansDNA, map_state
@@ -15,6 +14,9 @@ from titans_dna.nn.state import pack_state, unpack_state
 from titans_dna.train.learner import Learner, Step, Tally
 from titans_dna.train.loss import LossSums, bits_per_base, loss_sums
 from titans_dna.train.piecewise import piecewise_loss
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 COLUMNS = (
     "step",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 class Tally(NamedTuple):

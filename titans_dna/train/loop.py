@@ -14,18 +14,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from titans_dna.run.progress import Progress
 from titans_dna.run.signals import Interruption, Stopped
 from titans_dna.train.learner import Learner, Step
 from titans_dna.train.record import Record, write_checkpoint
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 MAX_SKIPPED = 10
 """Steps in a row that may fail before a run gives up."""
@@ -55,10 +56,14 @@ class Machine(NamedTuple):
 
     def start(self) -> Fabric:
         """With all of its processes."""
+        # Here, because it takes seconds, and all that can be wrong has been told by now.
+        from lightning.fabric import Fabric
+
         # Lightning's announcements; its warnings stay.
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-        mixed = [_Mixed("bf16-mixed", "cpu" if self.accelerator == "cpu" else "cuda")]
-        number: Any = {"plugins": mixed} if self.precision == "bf16-mixed" else {"precision": self.precision}
+        number: Any = {"precision": self.precision}
+        if self.precision == "bf16-mixed":
+            number = {"plugins": [_mixed("cpu" if self.accelerator == "cpu" else "cuda")]}
         fabric = Fabric(accelerator=self.accelerator, devices=self.devices, strategy=self.strategy, **number)
         fabric.launch()
         return fabric
@@ -349,18 +354,22 @@ class Loop:
             progress.say(f"step {step.number:,} of {self.settings.steps:,}; held out: {figures}")
 
 
-class _Mixed(MixedPrecision):
-    """Inputs stay as they are: weights and labels are no activations. And a cast weight is not kept, so that the gradients
-    of its several uses add up in full precision."""
+def _mixed(device: str) -> Any:
+    """Lightning's mixed precision, but that inputs stay as they are: weights and labels are no activations. And a cast weight
+    is not kept, so that the gradients of its several uses add up in full precision."""
+    from lightning.fabric.plugins.precision import MixedPrecision
 
-    def forward_context(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=False)
+    class Mixed(MixedPrecision):
+        def forward_context(self) -> AbstractContextManager[Any]:
+            return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=False)
 
-    def convert_input(self, data: Any) -> Any:
-        return data
+        def convert_input(self, data: Any) -> Any:
+            return data
 
-    def convert_output(self, data: Any) -> Any:
-        return data
+        def convert_output(self, data: Any) -> Any:
+            return data
+
+    return Mixed("bf16-mixed", device)
 
 
 def _seed(entropy: Sequence[int] | None) -> None:

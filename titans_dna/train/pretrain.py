@@ -7,11 +7,9 @@ import os
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from titans_dna import checkpoint
 from titans_dna.baselines.markov import MarkovRow, markov_table
@@ -29,6 +27,9 @@ from titans_dna.train.loss import validate
 from titans_dna.train.options import PretrainOptions
 from titans_dna.train.record import CHECKPOINT, METRICS, Record, read_checkpoint, read_metrics
 from titans_dna.train.source import Source, describe_plan, open_source
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 SPLIT, EVENTS = "split.bed", "tensorboard"
 _COMPARED = {"fingerprint": "--fasta", "split": "--bed (or --split)", "tokenizer": "--tokenizer"}
@@ -56,7 +57,7 @@ def pretrain(options: PretrainOptions, *, resume: bool = False) -> RunResult:
     Raises ValueError or OSError, with one line for people, for any fault of the input, and `Stopped` where a signal came.
     """
     # Lightning starts a process for each device; the first one does all the writing.
-    first = options.run.devices == 1 or getattr(rank_zero_only, "rank", 0) == 0
+    first = options.run.devices == 1 or _first_of_several()
     with RunDirectory(options.run.out, "pretrain", first=first) as home:
         home.check(resume, options)
         device = _device(options)
@@ -77,6 +78,12 @@ def pretrain(options: PretrainOptions, *, resume: bool = False) -> RunResult:
         if not first:
             return RunResult(home.path, done.outcome, done.step, math.nan, None)
         return _report(home.path, options, source, _model(loop), done.outcome, done.step)
+
+
+def _first_of_several() -> bool:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _device(options: PretrainOptions) -> str:
@@ -256,7 +263,9 @@ import titans_dna
 
 model = titans_dna.load("{directory.name}")
 ids = torch.as_tensor(model.tokenizer.encode("ACGTACGT"))[None]
-logits = model(ids).logits  # [1, tokens, ids]: what comes after each token
+with torch.inference_mode():
+    out = model(ids)  # out.logits [1, tokens, ids]: what comes after each token
+    out = model(ids, out.state)  # goes on from there, for any length in the same memory
 ```
 
 `run.yaml` repeats the run (`titans-dna pretrain --config run.yaml --out NEW`), `split.bed` says which bases were held
