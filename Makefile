@@ -5,7 +5,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --c
 DEMO := .venv/.demo
 SETUP := .venv/.complete
 
-.PHONY: demo test check format lint types docs aot clean
+# The oldest and the newest that pyproject.toml allows of what other people use beside us; constraints.txt has one between.
+TRANSFORMERS := 5.0.0 5.24.0
+TRITON := 3.5.0 3.8.0
+
+.PHONY: demo test check format lint types docs aot versions clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
@@ -32,6 +36,21 @@ docs: $(SETUP)
 
 aot: $(SETUP)
 	$(BIN)/python kernels/aot/compile.py
+
+# Each beside the packages of .venv, before them on the path. The interpreter of triton 3.5 wants a NumPy of its time.
+versions: $(SETUP)
+	@set -e; for one in $(TRANSFORMERS); do \
+		echo "transformers $$one"; place=build/versions/transformers-$$one; \
+		test -d $$place || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --target $$place transformers==$$one; \
+		PYTHONPATH=$$place $(BIN)/python -m pytest -p no:cacheprovider tests/huggingface; \
+	done
+	@set -e; for one in $(TRITON); do \
+		echo "triton $$one"; place=build/versions/triton-$$one; \
+		test -d $$place || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $$place triton==$$one; \
+		test $$one != 3.5.0 -o -d $$place/numpy || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $$place numpy==2.3.5; \
+		PYTHONPATH=$$place $(BIN)/python -m pytest -p no:cacheprovider -W ignore::DeprecationWarning tests/kernels/test_triton.py \
+			-k "gates_of_exactly or widths_and_chunks or any_cut or groups_of_packed"; \
+	done
 
 clean:
 	rm -rf .venv build dist runs/demo *.egg-info

@@ -36,6 +36,7 @@ def test_a_cached_model_loads_offline_and_a_missing_one_has_its_line(tmp_path):
         "from titans_dna.cli import main\n"
         "main(['embed', '--model', 'lab/other', '--fasta', 'x.fa', '--out', 'v.npy'])"
     )
+    (tmp_path / "x.fa").write_text(">a\nACGT\n")
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False,
         env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},

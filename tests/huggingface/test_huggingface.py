@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    pipeline,
 )
 
 import titans_dna
@@ -205,8 +206,24 @@ def test_prompts_of_several_lengths_generate_as_alone(tmp_path):
     for row, prompt in enumerate(["ACGTTGCA", "TGA"]):
         alone = lm.generate(**tokenizer(prompt, return_tensors="pt"), **more)
         assert found[row, -6:].tolist() == alone[0, -6:].tolist()
+    assert torch.equal(lm.generate(**batch, **more), found)
+    beams = {**more, "num_beams": 3, "num_return_sequences": 2}
+    found = lm.generate(**batch, **beams)
+    for row, prompt in enumerate(["ACGTTGCA", "TGA"]):
+        alone = lm.generate(**tokenizer(prompt, return_tensors="pt"), **beams)
+        assert found[2 * row : 2 * row + 2, -6:].tolist() == alone[:, -6:].tolist()
     with pytest.raises(ValueError, match=r"padded rows beside a state, want rows of one length, or use_cache=False"):
-        lm.generate(**batch, **more)
+        lm.generate(**batch, **more, use_cache=True)
+
+
+def test_a_pipeline_takes_a_batch(tmp_path):
+    make(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, padding_side="left")
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path)
+    write, prompts = pipeline("text-generation", model=lm, tokenizer=tokenizer), ["ACGTTGCA", "TGA", "GGGTT"]
+    options = {"max_new_tokens": 5, "do_sample": False}
+    together = [one[0]["generated_text"] for one in write(prompts, batch_size=2, **options)]
+    assert together == [write(prompt, **options)[0]["generated_text"] for prompt in prompts]
 
 
 REFUSED = {

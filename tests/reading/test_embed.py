@@ -236,11 +236,15 @@ def test_bad_input_is_one_line(name):
     assert "\n" not in str(error.value)
 
 
-def test_bad_model_and_record(tmp_path):
+def test_records_without_bases_are_left_out(tmp_path, capsys):
     model = build()
-    (tmp_path / "x.fa").write_text(">a\nACGT\n>b\n")
-    with pytest.raises(ValueError, match="record 'b' has no bases"):
-        embed(model, tmp_path / "x.fa")
+    (tmp_path / "x.fa").write_text(">a\nACGT\n>b\n>c\nGG\n")
+    assert np.array_equal(embed(model, tmp_path / "x.fa"), embed(model, ["ACGT", "GG"]))
+    assert "x.fa: 1 record(s) without bases left out" in capsys.readouterr().err
+
+
+def test_bad_model():
+    model = build()
     del model.tokenizer
     with pytest.raises(ValueError, match="model: has no tokenizer"):
         embed(model, "ACGT")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin
+from transformers.generation.utils import ALL_CACHE_NAMES
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
@@ -16,6 +17,9 @@ from titans_dna.huggingface.base import State, TitansDNAConfig, TitansDNAOutput,
 from titans_dna.nn.finetuned import PooledHead
 from titans_dna.nn.model import take_rows
 from titans_dna.tokens.vocabulary import UNK
+
+CACHE = ALL_CACHE_NAMES[0]
+"""What `generate` calls a cache, of which it reorders the rows for its beams: that changes with its version."""
 
 
 @dataclass
@@ -92,6 +96,14 @@ class TitansDNAForCausalLM(TitansDNAPreTrainedModel, GenerationMixin):
         done = TitansDNACausalLMOutput(loss, logits, output.hidden_states, output.state)
         return done.to_tuple() if return_dict is False else done
 
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. Prompts of several lengths have no state in common: unless `use_cache` says otherwise, they are
+        read again for each token."""
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, Tensor) and not bool(mask.all()):
+            kwargs.setdefault("use_cache", False)
+        return super().generate(inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
@@ -101,19 +113,19 @@ class TitansDNAForCausalLM(TitansDNAPreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         state: tuple[Any, ...] | None = None,
-        past_key_values: tuple[Any, ...] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         output_hidden_states: bool | None = None,
-        **others: Any,  # positions, of which this model has none
+        **others: Any,  # positions, of which this model has none; and what it knows a state by
     ) -> dict[str, Any]:
-        """The arguments of `forward` for one step of `generate`, which knows a state as `past_key_values` once it has
-        one: then the newest token alone."""
-        new = input_ids if past_key_values is None else input_ids[:, -1:]
+        """The arguments of `forward` for one step of `generate`, which knows a state as its cache once it has one: then the
+        newest token alone."""
+        reached = others.get(CACHE)
+        new = input_ids if reached is None else input_ids[:, -1:]
         return {
             "input_ids": new.contiguous(),
             "attention_mask": attention_mask,
-            "state": state if past_key_values is None else past_key_values,
+            "state": state if reached is None else reached,
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
             "output_hidden_states": output_hidden_states,
@@ -121,7 +133,7 @@ class TitansDNAForCausalLM(TitansDNAPreTrainedModel, GenerationMixin):
 
     def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: Any, *args: Any, **kwargs: Any) -> Any:
         updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        return updated if outputs.state is None else {**updated, "past_key_values": outputs.state}
+        return updated if outputs.state is None else {**updated, CACHE: outputs.state}
 
     def _reorder_cache(self, state: tuple[Any, ...], beam_idx: Tensor) -> State:
         # Parts of the state are on the CPU, where a GPU's index is no index.
