@@ -103,3 +103,17 @@ def test_sizes_are_those_documented(name, low, high):
             count = TitansDNA(TitansConfig.preset(name, variant=variant)).parameter_count() / 1e6
         assert low < count < high, (variant, count)
         assert f"| {name} | {variant} | {count:.2f} M |" in (ROOT / "docs" / "models.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [1]\nwidth: *a\n", "holds an alias"),
+        ("[" * 100_000, "is nested beyond all measure"),
+        ("{a: " * 50_000, "is nested beyond all measure"),
+    ],
+)
+def test_yaml_that_claims_too_much_is_refused(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"x.yaml: not valid YAML: {message}"):
+        TitansConfig.from_yaml(tmp_path / "x.yaml")

@@ -159,7 +159,7 @@ class TitansConfig:
     def from_yaml(cls, path: str | Path) -> TitansConfig:
         """Read a YAML file; fields left out take their defaults."""
         try:
-            values = yaml.safe_load(Path(path).read_text())
+            values = read_yaml(Path(path).read_text())
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         return cls.from_dict({} if values is None else values)
@@ -171,6 +171,22 @@ class TitansConfig:
             raise ValueError(f"preset: got {name!r}, want one of {', '.join(preset_names())}")
         source = resources.files("titans_dna") / "presets" / f"{name}.yaml"
         return cls.from_dict({**yaml.safe_load(source.read_text()), **changes})
+
+
+class _Plain(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("holds an alias (*name), want every value where it stands")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str) -> Any:
+    """What YAML says. Raises yaml.YAMLError for what is none, and for what would take all memory: aliases, by which a few lines
+    can stand for terabytes, and nesting without end."""
+    try:
+        return yaml.load(text, _Plain)
+    except RecursionError:
+        raise yaml.YAMLError("is nested beyond all measure") from None
 
 
 _MINIMUM = {

@@ -33,7 +33,8 @@ _SUFFIXES = {
 }
 _FORMATS = "BED, GFF3, GTF, GenBank or EMBL, plain or gzipped"
 _STRANDS = ("+", "-", ".")
-_GTF_ATTRIBUTE = re.compile(r'([^\s;"]+)\s+(?:"([^"]*)"|([^\s;"]+))')
+# A key begins where a word does: tried at every letter of a long one, it would take for ever.
+_GTF_ATTRIBUTE = re.compile(r'(?<![^\s;"])([^\s;"]++)\s++(?:"([^"]*)"|([^\s;"]+))')
 _VERSION = re.compile(r"\.\d+$")
 
 

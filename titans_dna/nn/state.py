@@ -119,7 +119,14 @@ def load_state(path: str | Path, model: TitansDNA) -> Remembered:
         here = [x.to(device) if x.is_floating_point() else x for x in tensors]
         state = unpack_state(structure, device, here)
         _check(state, model)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a RecursionError is a RuntimeError
         raise ValueError(f"{path}: truncated or damaged: {' '.join(str(error).split()):.200}") from None
     return Remembered(state, about, beside)
 

@@ -172,7 +172,7 @@ class Unfinished:
             return None
         try:
             found = json.loads((self.path / DATA).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import yaml
 
+from titans_dna.config import read_yaml
 from titans_dna.run.directory import RunDirectory, check_output
 from titans_dna.run.options import Flag, Options, check_inputs, current_names, flags, flat, nested, suggestion, titles
 
@@ -207,7 +208,7 @@ def _read(kind: type[Options], words: list[str], program: str) -> dict[str, Any]
     path = words[0].partition("=")[2] or "".join(words[1:2])
     file = os.path.isfile(path)
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8") if file else path)
+        values = read_yaml(Path(path).read_text(encoding="utf-8") if file else path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):

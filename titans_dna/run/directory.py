@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from titans_dna.config import read_yaml
 from titans_dna.run.files import check_writable, write_text
 from titans_dna.run.options import Options
 from titans_dna.run.signals import FULL, Stopped
@@ -88,7 +89,7 @@ class RunDirectory:
                 f"--resume: {self.path} holds no run of {self.command} to resume ({self.record} is missing)"
             )
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = read_yaml(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
@@ -146,7 +147,7 @@ class RunDirectory:
         path = self.path / DATA
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise ValueError(f"--resume: {path} is missing or damaged") from None
         if not isinstance(saved, dict):
             raise ValueError(f"--resume: {path} is missing or damaged")
