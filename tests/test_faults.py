@@ -174,7 +174,7 @@ def test_a_signal_at_any_moment_is_one_line(place, name):
         assert process.returncode == 128 + number, (said, process.returncode)
         assert said.splitlines()[-1].startswith("titans-dna: interrupted"), said
         assert "Traceback" not in said
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - asked < (5 if ROUNDS > 1 else 30)  # other tests run beside this one
         assert not [*place.rglob("*.tmp")]
         last = said.splitlines()[-1]
         again = start(RUNS[name] + (" --resume" if "continue with" in last else ""))
