@@ -67,8 +67,8 @@ class Launch(NamedTuple):
     kernel: Any
     arguments: dict[str, Any]
     """By name, constants among them."""
-    options: dict[str, int]
-    """num_warps and num_stages."""
+    options: dict[str, Any]
+    """num_warps, num_stages, and arch where it is another than the device's."""
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -156,8 +156,9 @@ class _Recorder:
         self.kernel, self.into = kernel, into
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def run(*args: Any, num_warps: int, num_stages: int, **named: Any) -> None:
+        def run(*args: Any, **named: Any) -> None:
+            options = {name: named.pop(name) for name in ("num_warps", "num_stages", "arch") if name in named}
             arguments = dict(zip(self.kernel.arg_names, args, strict=False)) | named
-            self.into.append(Launch(self.kernel, arguments, dict(num_warps=num_warps, num_stages=num_stages)))
+            self.into.append(Launch(self.kernel, arguments, options))
 
         return run

@@ -24,14 +24,15 @@ class Target(NamedTuple):
 
 TARGETS = {
     "sm_80": Target(GPUTarget("cuda", 80, 32), "mma", 99 * 1024),  # so much have sm_86 and sm_89
-    "sm_90": Target(GPUTarget("cuda", 90, 32), "wgmma", 227 * 1024),
+    "sm_90": Target(GPUTarget("cuda", 90, 32), "hopper", 227 * 1024),
+    "sm_90 wgmma": Target(GPUTarget("cuda", 90, 32), "wgmma", 227 * 1024),
     "sm_100": Target(GPUTarget("cuda", 100, 32), "tcgen05", 227 * 1024),
     "sm_120": Target(GPUTarget("cuda", 120, 32), "mma", 99 * 1024),
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), "mfma", 64 * 1024),
 }
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
 MATRIX = ("HGMMA", "UTCHMMA", "HMMA")
-"""Matrix instructions of 16-bit and tf32 operands: of sm_90, sm_100, and all others."""
+"""Matrix instructions of 16-bit and tf32 operands: sm_90's own, sm_100's, and what all but sm_100 have."""
 
 
 class Resources(NamedTuple):

@@ -207,7 +207,7 @@ def _split_times(shape: Shape, narrow: Shape, split: int) -> tuple[float, float]
 
 
 def _wide_blocks(call: Call) -> tuple[float, float]:
-    narrow = chosen("write_backward", call.shape, "wgmma").block
+    narrow = chosen("write_backward", call.shape, "hopper").block
     fewer = 4 * call.shape.hidden // narrow - 4 * call.shape.hidden // 64
     costs = [
         cost._replace(rounds=cost.rounds - fewer) if cost.kernel == "write_backward" else cost

@@ -93,7 +93,7 @@ def _write(shape: Shape) -> Cost:
     if not e:
         return Cost("write", 6 * d * v, size * (d + v), slots + trace + 8, 0, 2)
     state = 4 * 5 * shape.weights / c  # the anchor, W and S in, W and S out
-    rounds = 3 * e // chosen("write", shape, "wgmma").block + 1
+    rounds = 3 * e // chosen("write", shape, "hopper").block + 1
     return Cost("write", 6 * d * e + 8 * e * v, size * (d + v), slots + trace + 8, state + 3 * e * size, rounds)
 
 
@@ -137,7 +137,7 @@ def _write_backward(shape: Shape) -> Cost:
         40 * shape.weights + 8 * e * v
     ) / c  # its gradient: in and out, in for the products, out and in for the anchor's
     again = size * (d + v + 4 * e + (2 * e * v + d * e) / c) + 4 * e * error + 16
-    rounds = shape.weights // FLAT.value + 4 * e // chosen("write_backward", shape, "wgmma").block + 3
+    rounds = shape.weights // FLAT.value + 4 * e // chosen("write_backward", shape, "hopper").block + 3
     return Cost("write_backward", 12 * d * e + 16 * e * v, passed, taken, state + again, rounds)
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from titans_kernels import MemoryState, memory_scan, memory_step
 
-TOLERANCE = {torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 8e-2}
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Of ‖got − want‖ / ‖want‖, for every output, state and gradient. Set before any GPU was seen, from what rounding cost at most
-in 500 tokens under the interpreter, operands rounded by hand: 8e-7, 1e-3, 4.5e-2."""
+in 500 tokens under the interpreter, operands rounded by hand: 8e-7, 1e-3, 4.5e-2. In 1,000 tokens a memory has faded so far
+that float16 loses the smallest products: 6.3e-3, under the interpreter and on an H100 alike."""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,8 @@ class GenomicBenchmarksCNN(nn.Module):
 class _Classifier(Learner):
     """The network as the loop trains it, on the rows of one data set."""
 
+    repeatable = False  # pooling adds gradients up as they come
+
     def __init__(self, network: GenomicBenchmarksCNN, data: LabelledData, seed: int, batch_size: int) -> None:
         super().__init__(network, seed)
         self._data, self._batch_size = data, batch_size

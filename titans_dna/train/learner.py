@@ -46,6 +46,9 @@ class Step(NamedTuple):
 class Learner(nn.Module):
     """A model with the loss of it. What is trained otherwise than by one loss per part overrides more than `loss`."""
 
+    repeatable = True
+    """Whether PyTorch can sum all of its gradients in the same order each time, on a GPU too."""
+
     def __init__(self, model: nn.Module, seed: int) -> None:
         super().__init__()
         self.model, self.seed = model, seed

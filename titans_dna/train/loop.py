@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -249,7 +250,9 @@ class Loop:
                 with losable():
                     for place, part in enumerate(parts):
                         _seed(learner.entropy(self.step, place, fabric.global_rank))
-                        fabric.backward(model(fabric.to_device(part)))
+                        loss = model(fabric.to_device(part))
+                        with _repeatable(fabric.device, learner.repeatable):
+                            fabric.backward(loss)
             except Stopped:
                 learner.undo()
                 raise
@@ -376,3 +379,21 @@ def _seed(entropy: Sequence[int] | None) -> None:
     if entropy is not None:
         words = np.random.SeedSequence(entropy).generate_state(2)
         torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+@contextmanager
+def _repeatable(device: torch.device, wanted: bool) -> Iterator[None]:
+    """On a GPU, sums of gradients in one order, as a resumed run needs: attention's are added up as they come otherwise."""
+    if device.type != "cuda" or not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or products are refused
+    how: Any = torch.utils.deterministic
+    before, filled = torch.are_deterministic_algorithms_enabled(), how.fill_uninitialized_memory
+    how.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        how.fill_uninitialized_memory = filled

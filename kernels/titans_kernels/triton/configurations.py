@@ -1,14 +1,20 @@
 """Block sizes, warps and stages of each kernel, by shape and by the device's matrix instructions.
 
-Chosen from what the compiler reports (kernels/aot): the largest blocks that do not spill at the default shapes, whose
-heads are 64 wide; no device has timed them. Wider heads and longer chunks take smaller blocks and may spill.
+On an H100 the fastest of those that were timed (kernels/benchmarks/results/configurations_h100.md), for heads of 64; elsewhere
+chosen from what the compiler reports (kernels/aot): the largest blocks that do not spill. Wider heads and longer
+chunks take smaller blocks and may spill.
 """
+
+# Triton comes without types:
+# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
+from triton import knobs
 
 from titans_kernels.options import UNIT
 
@@ -20,19 +26,29 @@ class Configuration(NamedTuple):
     """Columns of the hidden width worked off at a time; divides it."""
     warps: int
     stages: int
+    arch: str = ""
+    """Whose matrix instructions are used, where they are not the device's own."""
 
     @property
-    def launch(self) -> dict[str, int]:
-        return dict(num_warps=self.warps, num_stages=self.stages)
+    def launch(self) -> dict[str, int | str]:
+        options: dict[str, int | str] = dict(num_warps=self.warps, num_stages=self.stages)
+        return options | ({"arch": self.arch} if self.arch else {})
 
 
 KERNELS = ("write", "read", "read_backward", "read_onto", "write_backward")
 TABLE = {  # block, warps, stages of each, for two layers and heads of 64
     "mma": ((32, 4, 2), (16, 4, 2), (16, 4, 1), (16, 8, 1), (16, 8, 1)),
-    "wgmma": ((64, 8, 1), (64, 8, 1), (16, 8, 1), (64, 8, 1), (16, 8, 1)),
+    "hopper": ((32, 4, 2), (16, 4, 2), (16, 4, 2), (16, 4, 2), (32, 4, 2)),
+    "wgmma": ((64, 8, 1), (32, 4, 1), (32, 4, 1), (32, 4, 1), (64, 8, 1)),
     "tcgen05": ((64, 8, 1), (64, 8, 1), (16, 4, 1), (64, 8, 1), (64, 8, 1)),
     "mfma": ((64, 4, 1), (64, 4, 1), (32, 4, 1), (64, 4, 1), (64, 4, 1)),
 }
+ARCH = {"hopper": "sm80"}
+"""Of the families that do without the device's own instructions."""
+SOUND_PTXAS = (13, 3)
+"""The first assembler of NVIDIA's that compiles Hopper's wgmma rightly where an operand stands in registers. Those before it
+may reuse such registers while they are still read, or mistake an address (seen with 12.8 on an H100: wrong gradients, illegal
+accesses; see triton-lang/triton#11366 and #11781, flash-linear-attention#988)."""
 
 STEP_TILE = 2048
 """Numbers of a tile of the step, where the widths let it be so small."""
@@ -49,12 +65,20 @@ def configuration(kernel: str, shape: Shape, device: torch.device) -> Configurat
 
 
 def family(device: torch.device) -> str:
-    """Which matrix instructions the device has: "mma", "wgmma", "tcgen05", or "mfma"."""
+    """Which matrix instructions are used on the device: "mma", "hopper", "wgmma", "tcgen05", or "mfma"."""
     if device.type != "cuda":
         return "wgmma"  # the interpreter: any will do
     if torch.version.hip:
         return "mfma"
-    return {9: "wgmma", 10: "tcgen05"}.get(torch.cuda.get_device_capability(device)[0], "mma")
+    return {9: hopper, 10: lambda: "tcgen05"}.get(torch.cuda.get_device_capability(device)[0], lambda: "mma")()
+
+
+@functools.cache
+def hopper() -> str:
+    """wgmma where the assembler that Triton uses is sound, else "hopper": the instructions of the GPUs before it, which are 1.3
+    times slower here."""
+    version = str(knobs.nvidia.ptxas.version).split(".")
+    return "wgmma" if tuple(map(int, version[:2])) >= SOUND_PTXAS else "hopper"
 
 
 def chosen(kernel: str, shape: Shape, family: str) -> Configuration:
@@ -62,7 +86,8 @@ def chosen(kernel: str, shape: Shape, family: str) -> Configuration:
         return Configuration(0, 1, 1)
     widest = max(shape.key, shape.value, shape.tile)
     if not shape.hidden:
-        return Configuration(0, 4 if family == "mfma" and widest <= 64 else 8, 1)
+        few = family in ("hopper", "wgmma", "mfma") and widest <= 64
+        return Configuration(0, 4 if few else 8, 1, ARCH.get(family, ""))
     block, warps, stages = TABLE[family][KERNELS.index(kernel)]
     if widest == UNIT:
         warps, stages = 2, 1
@@ -72,7 +97,7 @@ def chosen(kernel: str, shape: Shape, family: str) -> Configuration:
         block, stages = UNIT, 1
     while shape.hidden % block:
         block //= 2
-    return Configuration(block, warps, stages)
+    return Configuration(block, warps, stages, ARCH.get(family, ""))
 
 
 def step_configuration(shapes: list[torch.Size], warp: int) -> tuple[dict[str, int], dict[str, int]]:
