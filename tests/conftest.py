@@ -7,6 +7,8 @@ import os
 
 import torch
 
+for name in ("TITANS_DNA_CACHE", "XDG_CACHE_HOME"):  # what the user of this machine has set is not what is tested
+    os.environ.pop(name, None)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 torch.set_num_threads(1)
 if not torch.cuda.is_available():

@@ -262,9 +262,18 @@ def test_features_do_not_matter_for_the_bases(tmp_path, odd):
     assert open_genome(tmp_path / "x.gb", tmp_path / "cache").fetch("TST1.1", 0, 4).upper() == b"ACGT"
 
 
-@pytest.mark.parametrize("more", ["  AUTHORS   Doe,J.\n", "REFERENCE   1  (bases 1 to\n"])
-def test_whatever_a_parser_raises_is_one_line(tmp_path, more):
+@pytest.mark.parametrize("more", ["  AUTHORS   Doe,J.\n", "REFERENCE   1  (bases 1 to\n", "COMMENT\nDBLINK\n"])
+def test_nor_do_citations_and_comments(tmp_path, more):
+    (tmp_path / "x.gb").write_text(GENBANK.format(more=more, odd="1..2") * 2)
+    with pytest.raises(ValueError, match=r"two records are named 'TST1\.1'"):
+        open_genome(tmp_path / "x.gb", tmp_path / "cache")
     (tmp_path / "x.gb").write_text(GENBANK.format(more=more, odd="1..2"))
+    assert open_genome(tmp_path / "x.gb", tmp_path / "cache").contigs == {"TST1.1": 20}
+
+
+@pytest.mark.parametrize(("old", "new"), [(" bp ", " "), ("20 bp", "xx bp"), ("ORIGIN", "ORIGI")])
+def test_whatever_a_parser_raises_is_one_line(tmp_path, old, new):
+    (tmp_path / "x.gb").write_text(GENBANK.format(more="", odd="1..2").replace(old, new))
     with pytest.raises(ValueError, match=r"x\.gb: not valid genbank: record 1: .") as caught:
         open_genome(tmp_path / "x.gb", tmp_path / "cache")
     assert "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ from Bio.SeqRecord import SeqRecord
 
 from titans_dna.genome.genome import open_genome
 from titans_dna.genome.intervals import Interval
-from titans_dna.labels.annotation import ContigNames, read_annotation
+from titans_dna.labels.annotation import ContigNames, Met, read_annotation
 from titans_dna.labels.windows import BaseLabels
 from titans_dna.tokens.strands import reverse_complement
 
@@ -275,14 +275,14 @@ def test_only_the_directive_ends_an_annotation(tmp_path, line, all_of_them):
 
 def test_features_of_other_contigs_are_left_out_and_counted(tmp_path):
     text = GENES.format(contig="chrM") + GENES.format(contig="2") + GENES.format(contig="c")
-    genome, absent = genome_of(tmp_path, c=1, MT=2), Counter()
+    genome, met = genome_of(tmp_path, c=1, MT=2), Met(Counter(), {})
     (tmp_path / "a.gff3").write_text(text)
-    found = read_annotation(tmp_path / "a.gff3", genome, absent=absent)
-    assert (Counter(one.interval.contig for one in found), absent) == ({"MT": 5, "c": 5}, {"2": 5})
+    found = read_annotation(tmp_path / "a.gff3", genome, met=met)
+    assert (Counter(one.interval.contig for one in found), met) == ({"MT": 5, "c": 5}, ({"2": 5}, {"chrM": "MT"}))
     (tmp_path / "a.bed").write_text("2\t1\t3\tx\nc\t1\t3\ty\n")
-    absent.clear()
-    assert len(read_annotation(tmp_path / "a.bed", genome, absent=absent)) == 1
-    assert absent == {"2": 1}
+    met.absent.clear()
+    assert len(read_annotation(tmp_path / "a.bed", genome, met=met)) == 1
+    assert met.absent == {"2": 1}
     (tmp_path / "b.gff3").write_text("#\n" + GENES.format(contig="2"))
     with pytest.raises(
         ValueError, match=r"b\.gff3: line 2: contig '2' is not in .*g\.fa.* nor is that of any other CDS"
@@ -323,3 +323,18 @@ def test_what_is_not_wanted_may_be_anything(tmp_path):
     assert len(read_annotation(tmp_path / "a.gff", genome_of(tmp_path))) == 5
     with pytest.raises(ValueError, match=r"a\.gff: line 1: got start 'x' and end 'y'"):
         read_annotation(tmp_path / "a.gff", genome_of(tmp_path), features=["gene"])
+
+
+@pytest.mark.parametrize(
+    "odd", ["(3.5)..8", "join(1..", "-2..3", "x", "", "3..9\n                     /a=\n                     b"]
+)
+def test_what_is_not_wanted_may_be_anything_in_a_flat_file(tmp_path, odd):
+    (tmp_path / "a.gb").write_text(
+        "LOCUS       c  20 bp    DNA     linear   SYN 17-MAY-2019\nACCESSION   c\n  AUTHORS   Doe,J.\n"
+        "FEATURES             Location/Qualifiers\n     CDS             3..11\n                     /gene=\"a\"\n"
+        f"     misc_feature    {odd}\n     CDS             complement(join(12..14,16..17))\n"
+        "ORIGIN\n        1 acgtacgtac gtacgtacgt\n//\n"
+    )  # fmt: skip
+    found = read_annotation(tmp_path / "a.gb", genome_of(tmp_path))
+    places = sorted((one.interval.start, one.interval.end, one.strand) for one in found)
+    assert places == [(2, 11, "+"), (11, 14, "-"), (15, 17, "-")]

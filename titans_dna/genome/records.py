@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 from Bio import BiopythonParserWarning
 from Bio.GenBank.Scanner import EmblScanner, GenBankScanner
 from Bio.Seq import UndefinedSequenceError
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
+from Bio.SeqRecord import SeqRecord
 
 from titans_dna.run.files import open_binary
 
@@ -206,8 +207,7 @@ class RecordReader:
             yield waiting
 
     def _annotated(self, text: io.TextIOWrapper, kind: str) -> Iterator[tuple[str, bytes]]:
-        scanner = GenBankScanner() if kind == "genbank" else EmblScanner()
-        records, number = scanner.parse_records(text, do_features=False), 0
+        records, number = flatfile(text, kind), 0
         while True:
             number += 1
             try:
@@ -226,6 +226,50 @@ class RecordReader:
             except Exception as error:  # the parser has all kinds of them
                 raise ValueError(f"{self.path}: not valid {kind}: record {number}: {reason(error)}") from None
             yield piece
+
+
+_KEPT = {
+    "genbank": ("LOCUS", "ACCESSION", "VERSION"),
+    "embl": ("ID", "AC", "SV", "XX"),
+}
+"""What is read of a record's header. The rest, citations and comments and links, is often damaged, and nobody asks for it."""
+_AFTER_HEADER = {
+    "genbank": ("FEATURES", "ORIGIN", "BASE COUNT", "CONTIG", "WGS", "//"),
+    "embl": ("FH", "FT", "SQ", "CO", "//"),
+}
+
+
+def flatfile(text: TextIO, kind: str, wanted: Collection[str] = ()) -> Iterator[SeqRecord]:
+    """The records of GenBank (`genbank`) or EMBL (`embl`), of the header no more than the names.
+
+    wanted: types of features that are read; others have the location 1 and no qualifiers, whatever stands there. Without any,
+    none are looked at.
+    """
+
+    class Scanner(GenBankScanner if kind == "genbank" else EmblScanner):  # type: ignore[misc]
+        def parse_feature(self, feature_key: str, lines: list[str]) -> tuple[str, str, list[Any]]:
+            return super().parse_feature(feature_key, lines) if feature_key in wanted else (feature_key, "1", [])
+
+    return Scanner().parse_records(_Needed(text, kind), do_features=bool(wanted))
+
+
+class _Needed:
+    """The lines that are read, as Biopython's scanners take them."""
+
+    def __init__(self, text: TextIO, kind: str) -> None:
+        self._text, self._kept, self._ends = text, _KEPT[kind], _AFTER_HEADER[kind]
+        self._header = True
+
+    def readline(self) -> str:
+        while line := self._text.readline():
+            if self._header and line.startswith(self._ends):
+                self._header = False
+            if line.startswith("//"):
+                self._header = True
+                return line
+            if not self._header or line.startswith(self._kept):
+                return line
+        return ""
 
 
 def reason(error: Exception) -> str:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 from urllib.parse import unquote
 
-from Bio import BiopythonParserWarning, SeqIO
+from Bio import BiopythonParserWarning
 
 from titans_dna.genome.genome import Genome, known_names
 from titans_dna.genome.intervals import Interval, read_bed
-from titans_dna.genome.records import reason
+from titans_dna.genome.records import flatfile, reason
 from titans_dna.run.files import open_text
 
 DEFAULT_TYPES = ("CDS",)
@@ -48,13 +48,22 @@ class Feature(NamedTuple):
     """Of the class."""
 
 
+class Met(NamedTuple):
+    """Names of contigs that are not the genome's."""
+
+    absent: Counter[str]
+    """Features that were left out, by the name of a contig that the genome lacks."""
+    renamed: dict[str, str]
+    """What the genome calls a contig."""
+
+
 def read_annotation(
     path: str | Path,
     genome: Genome,
     *,
     features: Sequence[str] | None = None,
     class_by: str | None = None,
-    absent: Counter[str] | None = None,
+    met: Met | None = None,
 ) -> list[Feature]:
     """The features of the wanted types, in the order of the file; what the file is, its content says.
 
@@ -62,7 +71,7 @@ def read_annotation(
     class_by: what names the class. None: the type; for BED column 4, or `feature` where there is none. `type`: the type
         in every format, which for BED is always `feature`. Else an attribute or qualifier such as `gene_biotype`; a
         feature that lacks it has its type as class.
-    absent: counts the features left out by the name of their contig, which the genome lacks.
+    met: is told of contigs that the genome lacks, or has under another name.
 
     Contigs are found as `ContigNames` says, those of BED by their exact name. GFF3 and GTF hold one feature a line, so
     that a coding sequence of several exons is several features; GTF leaves the stop codon out of CDS, GFF3 and GenBank
@@ -78,24 +87,24 @@ def read_annotation(
         raise ValueError(f"features: got {features!r}, want a list of at least one type")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path}: not a regular file, want features as {_FORMATS}")  # it is read twice
-    kind, absent = _kind(path), Counter() if absent is None else absent
+    kind, met = _kind(path), met or Met(Counter(), {})
     if kind == "bed":
-        return _from_bed(path, genome, features, class_by, absent)
+        return _from_bed(path, genome, features, class_by, met)
     attribute = None if class_by == TYPE else class_by
     with open_text(path, _FORMATS) as text:
         wanted = features or DEFAULT_TYPES
         rows = read_gff(text, wanted, attribute is not None) if kind == "gff" else read_flatfile(text, kind, wanted)
-        return _from_rows(path, rows, genome, wanted, attribute, absent)
+        return _from_rows(path, rows, genome, wanted, attribute, met)
 
 
 def _from_bed(
-    path: Path, genome: Genome, wanted: Collection[str] | None, class_by: str | None, absent: Counter[str]
+    path: Path, genome: Genome, wanted: Collection[str] | None, class_by: str | None, met: Met
 ) -> list[Feature]:
     if class_by not in (None, TYPE):
         raise ValueError(
             f"class_by: got {class_by!r}, but {path} is BED, which has no attributes; want {TYPE!r} or none"
         )
-    rows = read_bed(path, genome, absent)
+    rows = read_bed(path, genome, met.absent)
     names = [UNNAMED if row.name == "." else row.name for row in rows]
     found = [
         Feature(row.interval, row.strand, UNNAMED if class_by == TYPE else name)
@@ -113,7 +122,7 @@ def _from_rows(
     genome: Genome,
     wanted: Collection[str],
     attribute: str | None,
-    absent: Counter[str],
+    met: Met,
 ) -> list[Feature]:
     names = ContigNames(genome)
     found: list[Feature] = []
@@ -129,8 +138,10 @@ def _from_rows(
             contig = names.find(row.contig)
             if contig is None:
                 missing = missing or f"{where}{names.missing(row.contig)}"
-                absent[row.contig] += 1
+                met.absent[row.contig] += 1
                 continue
+            if contig != row.contig:
+                met.renamed[row.contig] = contig
             attributes.update(row.attributes.keys())
             name = row.type if attribute is None else _value(row, attribute)
             found += [Feature(one, row.strand, name) for one in _on_contig(row, contig, genome.contigs[contig])]
@@ -265,7 +276,7 @@ def read_flatfile(text: TextIO, kind: str, wanted: Collection[str]) -> Iterator[
 
     Raises ValueError naming the record for a location that cannot be read, or a file that Biopython refuses.
     """
-    records = SeqIO.parse(text, kind)
+    records = flatfile(text, kind, wanted)
     number = 0
     while True:
         try:

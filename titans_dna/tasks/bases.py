@@ -22,7 +22,7 @@ from titans_dna.genome.intervals import (
     want_split,
 )
 from titans_dna.genome.sampler import Window
-from titans_dna.labels.annotation import read_annotation
+from titans_dna.labels.annotation import Met, read_annotation
 from titans_dna.labels.windows import LabelledGenome
 from titans_dna.metrics import Estimate, evaluate_bases, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
@@ -49,8 +49,8 @@ class BaseJob:
     def __init__(self, options: FinetuneOptions) -> None:
         """Raises what `read_labelled_genome` raises."""
         self.options = options
-        self._absent: Counter[str] = Counter()
-        self.data = read_labelled_genome(options.bases, self._absent)
+        self._met = Met(Counter(), {})
+        self.data = read_labelled_genome(options.bases, self._met)
         task = "binary" if len(self.data.classes) == 2 else "multiclass"
         both, window = options.tune.rc, options.bases.context
         self.question = Question(task, self.data.classes, "base", both_strands=both, window=window)
@@ -77,12 +77,12 @@ class BaseJob:
             f"data: {self.data.genome}: {bases} bases in windows of {self.data.context:,}; {', '.join(self.data.classes)}",
             f"features: {features}",
         ]
-        if self._absent:
-            named = ", ".join(f"{number:,} of {name}" for name, number in self._absent.most_common(3))
-            more = ", …" if len(self._absent) > 3 else ""
-            lines.append(
-                f"left out: {self._absent.total():,} feature(s) of contigs that the genome does not have ({named}{more})"
-            )
+        absent, renamed = self._met
+        if absent:
+            named = _some([f"{number:,} of {name}" for name, number in absent.most_common()])
+            lines.append(f"left out: {absent.total():,} feature(s) of contigs that the genome does not have ({named})")
+        if renamed:
+            lines.append(f"contigs: {_some([f'{name} is {contig}' for name, contig in renamed.items()])}")
         return lines
 
     def report(self) -> str:
@@ -126,15 +126,19 @@ class BaseJob:
             writer.close()
 
 
-def read_labelled_genome(options: BaseOptions, absent: Counter[str] | None = None) -> LabelledGenome:
-    """Genome, features and split as the options say; raises what reading them raises. absent: as `read_annotation` has it."""
+def _some(parts: list[str], most: int = 3) -> str:
+    return ", ".join([*parts[:most], *["…"] * (len(parts) > most)])
+
+
+def read_labelled_genome(options: BaseOptions, met: Met | None = None) -> LabelledGenome:
+    """Genome, features and split as the options say; raises what reading them raises. met: as `read_annotation` has it."""
     genome = open_genomes(options.fasta)
     features = read_annotation(
         options.annotation or "",
         genome,
         features=options.features or None,
         class_by=options.class_by,
-        absent=absent,
+        met=met,
     )
     return LabelledGenome(genome, features, _split(options, genome), context=options.context, stranded=options.stranded)
 
