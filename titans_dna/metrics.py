@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
 
 from titans_dna.labels.data import Task
 
@@ -160,6 +159,8 @@ def _ranking(holds: np.ndarray, score: np.ndarray) -> tuple[float, float]:
 
 
 def _regression(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    from scipy import stats
+
     varied = np.ptp(labels) > 0 and np.ptp(scores) > 0
     return {
         "pearson": _coefficient(stats.pearsonr(labels, scores)) if varied else math.nan,

@@ -14,11 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from titans_dna.genome.intervals import Interval, merge
 from titans_dna.genome.sampler import Window
@@ -93,6 +88,8 @@ def orf(data: LabelledGenome, seed: int) -> np.ndarray:
 
     Raises ValueError for features of several names.
     """
+    from sklearn.isotonic import IsotonicRegression
+
     if len(data.labels.features) > 1:
         raise ValueError(f"orf: got features {', '.join(data.labels.features)}, want those of one name, which code")
     labels, known, _ = gather(data, data.valid)
@@ -130,6 +127,11 @@ def _fit(
     data: LabelledGenome, evidence: KmerEvidence, train: _Sample, valid: _Sample
 ) -> tuple[float, KmerEvidence, Any]:
     """The least validation loss, and the model that has it."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     rows, held = (
         np.concatenate(
             [evidence(data.example(one).bases)[at] for one, at in zip(some.windows, some.places, strict=True)]
@@ -161,7 +163,7 @@ def _lengths(data: LabelledGenome, window: Window) -> np.ndarray:
     return np.stack([orf_lengths(bases), orf_lengths(reverse_complement(bases))[::-1]])
 
 
-def _from_orfs(data: LabelledGenome, curve: IsotonicRegression, lengths: np.ndarray) -> np.ndarray:
+def _from_orfs(data: LabelledGenome, curve: Any, lengths: np.ndarray) -> np.ndarray:
     coding = np.asarray(curve.predict(lengths.max(axis=0)), dtype=np.float32)
     scores = np.zeros((lengths.shape[1], len(data.classes)), np.float32)
     scores[:, 0] = 1 - coding

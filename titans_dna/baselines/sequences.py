@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_union
-from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
 
 from titans_dna.labels.data import LabelledData, Rows, Task
 from titans_dna.metrics import validation_loss
 from titans_dna.tokens.kmers import complementary_kmers, kmer_codes
 from titans_dna.tokens.vocabulary import base_digits
+
+if TYPE_CHECKING:  # SciPy and scikit-learn take seconds: functions import what they need of them
+    from scipy import sparse
 
 BLOCK = 1 << 22
 """Bases that are counted at a time."""
@@ -50,6 +48,9 @@ def length(data: LabelledData, seed: int) -> np.ndarray:
     Lengths alone tell the classes of human_ensembl_regulatory apart: many are exactly 200, 400, 599 or 600 bases.
     Nothing depends on the seed.
     """
+    from sklearn.pipeline import make_union
+    from sklearn.preprocessing import OneHotEncoder, SplineTransformer
+
     data.want_test()
     logs = _log_lengths(data.train)
     knots: Any = np.unique(np.quantile(logs, np.linspace(0, 1, 16)))
@@ -92,6 +93,8 @@ def positions(data: LabelledData, seed: int) -> np.ndarray:
 
 
 def _letters_at(rows: Rows, width: int) -> sparse.csr_array:
+    from scipy import sparse
+
     letters = np.array([np.frombuffer(one[:width].ljust(width, b"N"), np.uint8) for one in rows.sequences])
     found = letters[:, :, None] == np.frombuffer(b"ACGT", np.uint8)
     return sparse.csr_array(found.reshape(len(letters), -1), dtype=np.float64)
@@ -101,6 +104,8 @@ class _RootCounts:
     """Rows to scaled counts; the scale is that of train."""
 
     def __init__(self, train: Rows, k: int, both_strands: bool) -> None:
+        from sklearn.preprocessing import StandardScaler
+
         self._k, self._both_strands = k, both_strands
         # Without the mean, so that the matrix stays sparse.
         self._scaler = StandardScaler(with_mean=False).fit(self._counts(train))
@@ -122,6 +127,8 @@ def kmer_counts(sequences: Sequence[bytes], k: int, *, both_strands: bool = Fals
 
     A k-mer that holds anything but A, C, G, T counts nowhere. both_strands: plus the counts in the reverse complement.
     """
+    from scipy import sparse
+
     blocks = [_count(part, k) for part in _parts(sequences)]
     counts = sparse.csr_array(sparse.vstack(blocks, format="csr", dtype=np.float32))
     return sparse.csr_array(counts + counts[:, complementary_kmers(k)]) if both_strands else counts
@@ -142,6 +149,8 @@ def _parts(sequences: Sequence[bytes]):
 
 
 def _count(sequences: list[bytes], k: int) -> sparse.csr_array:
+    from scipy import sparse
+
     # One separator after each sequence keeps a k-mer from running over the border.
     codes = kmer_codes(base_digits(b"-".join(sequences) + b"-"), k)
     row = np.repeat(np.arange(len(sequences)), [len(letters) + 1 for letters in sequences] or 0)
@@ -188,6 +197,9 @@ class _Linear:
             self._models.append(self._fit(matrix, column, start))
 
     def _fit(self, matrix: Any, labels: np.ndarray, start: Any) -> Any:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression, Ridge
+
         if self._task == "regression":
             return Ridge(alpha=1 / self._strength).fit(matrix, labels)
         if len(np.unique(labels)) == 1:  # of a multilabel task

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from titans_dna.labels.data import LabelledData, Task, label_text
 from titans_dna.metrics import Estimate, predicted, spread
@@ -103,6 +101,9 @@ def write_predictions(path: Path, data: LabelledData, scores: np.ndarray) -> Non
 
 def plot_confusion(path: Path, data: LabelledData, scores: np.ndarray) -> None:
     """Rows of the test split by class and by prediction, as a PNG; the colour is the share of the class."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import confusion_matrix
+
     assert data.task in ("binary", "multiclass"), "a confusion matrix is of classes that exclude each other"
     numbers = np.arange(len(data.classes))
     counts = confusion_matrix(data.test.labels, predicted(data.task, scores), labels=numbers)
@@ -124,6 +125,9 @@ def plot_confusion(path: Path, data: LabelledData, scores: np.ndarray) -> None:
 
 def plot_roc(path: Path, data: LabelledData, scores: np.ndarray) -> None:
     """ROC curves on the test split, as a PNG: of the second class for binary, else of each one against the rest."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     assert data.classes, "a ROC curve is of classes"
     labels = data.test.labels
     holds = labels == 1 if data.task == "multilabel" else labels[:, None] == np.arange(len(data.classes))
