@@ -11,6 +11,8 @@ import torch
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA, map_state
+from titans_dna.planning import calibrate as calibration
+from titans_dna.planning import run as planning
 from titans_dna.planning.calibrate import bytes_a_parameter, calibrate, rough
 from titans_dna.planning.estimate import Settings, estimate
 from titans_dna.planning.probe import machine_memory
@@ -131,3 +133,18 @@ def test_bad_input_is_one_line(capsys, arguments, wanted):
 def test_the_machine_has_memory():
     available, total = machine_memory("cpu")
     assert 0 < available <= total
+
+
+def test_a_calibration_that_never_ends_is_given_up(monkeypatch):
+    monkeypatch.setattr(calibration, "LONGEST", 0.5)
+    with pytest.raises(RuntimeError, match=r"not done after 0 s, which takes 40 s or so"):
+        calibrate(TitansConfig.preset("tiny").replace(vocab_size=16), ["whole"], 4096, "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("taken", "threads", "busy"), [(0.4, 2, False), (1.2, 2, True), (1.2, 1, False), (2.1, 0, True)]
+)
+def test_a_busy_machine_is_said(monkeypatch, taken, threads, busy):
+    monkeypatch.setattr(planning.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(planning.os, "getloadavg", lambda: (taken, 0, 0))
+    assert bool(planning.load(threads)) is busy

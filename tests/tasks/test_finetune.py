@@ -23,6 +23,7 @@ from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
+from titans_dna.run import progress
 from titans_dna.tasks import finetune as finetuning
 from titans_dna.tasks.cnn import GenomicBenchmarksCNN
 from titans_dna.tasks.fit import _Tuning, build, choose_trained, merge_adapters
@@ -344,3 +345,13 @@ def test_lora_merges_to_the_same_scores(pretrained):
     assert not any("lora" in name for name, _ in model.named_parameters())
     np.testing.assert_allclose(score_sequences(model, [b"ACGTTGCAAC", b"GATTACA"]), adapted, atol=1e-6)
     assert np.abs(adapted - plain).max() > 1e-3
+
+
+def test_scoring_tells_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    config = TitansConfig.preset("tiny").replace(variant="lmm", vocab_size=16)
+    model = FineTuned(TitansDNA(config), Question("binary", ("a", "b"), "sequence"))
+    score_sequences(model, [b"ACGT" * 10] * 4, batch_bases=40, batch_size=1, title="seed 0: scoring test")
+    assert "seed 0: scoring test: 100%" in capsys.readouterr().err
+    score_sequences(model, [b"ACGT" * 10] * 4)
+    assert not capsys.readouterr().err

@@ -11,6 +11,7 @@ import numpy as np
 
 from titans_dna.genome.genome import Genome
 from titans_dna.genome.intervals import Interval
+from titans_dna.run.progress import Progress
 from titans_dna.tokens.vocabulary import base_digits
 
 
@@ -305,7 +306,12 @@ def find_gaps(genome: Genome, intervals: Sequence[Interval]) -> list[np.ndarray]
 
     Positions are on the contig, 0-based half-open. Reads every base of the intervals once, piece by piece.
     """
-    return [_find_runs(genome, interval) for interval in intervals]
+    found: list[np.ndarray] = []
+    with Progress("searching for gaps of N", float(sum(map(len, intervals)))) as progress:
+        for interval in intervals:
+            found.append(_find_runs(genome, interval))
+            progress.add(len(interval))
+    return found
 
 
 def allowed_starts(runs: np.ndarray, start: int, end: int, width: int, limit: int) -> np.ndarray:

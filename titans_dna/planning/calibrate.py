@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from titans_dna.planning.probe import BORDERS, Task, held_bytes, unit_of
 MODES = {"train": ("whole", "pieces", "again", "whole-again"), "read": ("read",)}
 SECONDS = 40.0
 """What the measurements may take, about; starting the process comes on top."""
+LONGEST = 150.0
+"""Seconds after which it is given up, whatever is missing."""
 ROUGH_PROCESS = 540e6
 ROUGH_VALUES = {"lmm": 55, "mac": 80, "mag": 95, "mal": 90}
 """Values that a block keeps of a token, in units of the width, as the presets took them."""
@@ -72,7 +75,7 @@ def calibrate(
     """Run a model of this shape in a process of its own and measure it.
 
     modes: of MODES. length: bases; no size goes beyond it. progress: called with measurements done and their number.
-    Raises RuntimeError with one line where the process ends early, as for want of memory.
+    Raises RuntimeError with one line where the process ends early, as for want of memory, or takes longer than LONGEST.
     """
     began = time.monotonic()
     rows, base, extra = _probe(Task(config.to_dict(), modes, length, device, threads, seconds), progress)
@@ -182,6 +185,8 @@ def _probe(task: Task, progress: Callable[[int, int], None]) -> tuple[list[dict[
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
+        late = threading.Timer(LONGEST, process.kill)
+        late.start()
         try:
             with process.stdin as task_in:
                 json.dump(task._asdict(), task_in)
@@ -195,7 +200,13 @@ def _probe(task: Task, progress: Callable[[int, int], None]) -> tuple[list[dict[
                 progress(len(rows), runs)
             said = process.stderr.read().strip()
         finally:
+            over = not late.is_alive()
+            late.cancel()
             process.kill()
+    if over:
+        raise RuntimeError(
+            f"the calibration was not done after {LONGEST:.0f} s, which takes {SECONDS:.0f} s or so on a machine at rest"
+        )
     if not base:
         reason = said.splitlines()[-1] if said else f"it was ended by signal {-(process.returncode or 0)}"
         raise RuntimeError(f"the calibration stopped early: {reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import sys
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from titans_dna.planning.estimate import SHARE, Found, modes_of, search
 from titans_dna.planning.options import PlanOptions, show_bases, show_bytes, show_time
 from titans_dna.planning.probe import machine_memory
 from titans_dna.run.device import choose_device
-from titans_dna.run.progress import Progress
+from titans_dna.run.progress import Progress, say
 
 
 def plan(options: PlanOptions) -> int:
@@ -55,6 +56,8 @@ def _calibration(options: PlanOptions, device: str, memory: float) -> Calibratio
     modes = modes_of(options, memory)
     if options.flags.no_calibration:
         return rough(options.config, modes, device)
+    if busy := load(options.flags.threads):
+        say(busy)
     with ExitStack() as stack:
         bar: Progress | None = None
 
@@ -64,6 +67,15 @@ def _calibration(options: PlanOptions, device: str, memory: float) -> Calibratio
             bar.add(done - bar.done)
 
         return calibrate(options.config, modes, options.length, device, options.flags.threads, progress=progress)
+
+
+def load(threads: int) -> str:
+    """In words, that other processes leave a run too few of the cores; nothing where they do not."""
+    cores, taken = os.cpu_count() or 1, os.getloadavg()[0]
+    wanted = threads or cores
+    if taken < cores - wanted + 1:
+        return ""
+    return f"the machine is busy (load {taken:.1f} on {cores} cores): the times found here are those of a busy machine"
 
 
 PARTS = ("process", "parameters", "activations", "states", "ids")

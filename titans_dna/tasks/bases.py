@@ -178,11 +178,11 @@ class BaseExamples:
         lengths = np.array([window.end - window.start for window in windows])
         return [self._batch([windows[i] for i in part]) for part in group(lengths, bases=self.batch_bases)]
 
-    def scores(self, model: FineTuned, split: str) -> np.ndarray:
+    def scores(self, model: FineTuned, split: str, title: str = "") -> np.ndarray:
         """Probabilities of the windows of a split, laid end to end: float64 [bases, classes]."""
         windows: list[Window] = getattr(self.data, split)
         sequences = [self.data.example(window).bases for window in windows]
-        return np.concatenate(score_bases(model, sequences, batch_bases=self.batch_bases))
+        return np.concatenate(score_bases(model, sequences, batch_bases=self.batch_bases, title=title))
 
     def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:
         """Over the known bases, with intervals over windows."""

@@ -180,7 +180,7 @@ def _run_seed(
     fitted = fit(place, options, examples, backbone, seed, device, run)
     save(fitted.model, place)
     fitted.model.to(device)
-    _finish_seed(place, fitted, examples.scores(fitted.model, job.split))
+    _finish_seed(place, fitted, examples.scores(fitted.model, job.split, f"seed {seed}: scoring {job.split}"))
 
 
 def _finish_seed(place: Path, fitted: Fitted, scores: np.ndarray) -> None:
@@ -204,6 +204,7 @@ def _score_baseline(directory: Path, job: Job, name: str, seeds: list[int]) -> S
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             began = time.monotonic()
+            say(f"baseline {name}, seed {seed}: begins")
             write_array(path, job.baseline(name, seed))
             say(f"baseline {name}, seed {seed}: {duration(time.monotonic() - began)}")
         scores.append(read_array(path))

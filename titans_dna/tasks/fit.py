@@ -45,8 +45,8 @@ class Examples(Protocol):
         """The batches of an optimiser step, a pure function of the seed and the number."""
         ...
 
-    def scores(self, model: FineTuned, split: str) -> np.ndarray:
-        """Scores of a split, in the order of its labels, as its metrics take them."""
+    def scores(self, model: FineTuned, split: str, title: str = "") -> np.ndarray:
+        """Scores of a split, in the order of its labels, as its metrics take them. title: of the progress; none: silent."""
         ...
 
     def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:

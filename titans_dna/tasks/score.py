@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from titans_dna.nn.finetuned import FineTuned, PooledHead, Question, TokenHead, 
 from titans_dna.reading.embed import Pooled
 from titans_dna.reading.source import Source, TextSource, as_source
 from titans_dna.reading.stream import Ids, Piece, calls, evaluating, finite, group, hidden, padded, read, stream
+from titans_dna.run.progress import Progress
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
@@ -71,13 +73,16 @@ def answers(question: Question, scores: np.ndarray) -> list[str] | list[float]:
 
 
 def score_sequences(
-    model: FineTuned, sequences: Sequence[bytes], *, batch_size: int = 64, batch_bases: int = 1 << 17
+    model: FineTuned, sequences: Sequence[bytes], *, batch_size: int = 64, batch_bases: int = 1 << 17, title: str = ""
 ) -> np.ndarray:
     """Scores of sequences of at least one base, in their order: [n, classes], for regression [n].
 
-    batch_size, batch_bases: sequences and bases side by side; they change speed and memory, and no score.
+    batch_size, batch_bases: sequences and bases side by side; they change speed and memory, and no score. title: of the
+    progress; none: silent.
     """
-    return score_all(model, TextSource(list(sequences)), batch_size=batch_size, batch_bases=batch_bases)
+    source = TextSource(list(sequences))
+    with _progress(title, source.lengths) as progress:
+        return score_all(model, source, batch_size=batch_size, batch_bases=batch_bases, progress=progress)
 
 
 def score_all(
@@ -139,17 +144,19 @@ def score_batches(
 
 
 def score_bases(
-    model: FineTuned, sequences: Sequence[bytes], *, batch_bases: int = 1 << 15, piece: int = PIECE
+    model: FineTuned, sequences: Sequence[bytes], *, batch_bases: int = 1 << 15, piece: int = PIECE, title: str = ""
 ) -> list[np.ndarray]:
     """Probabilities of each base of sequences: float64 [bases, classes] each, in their order.
 
     sequences: upper-case letters. batch_bases, piece: bases side by side, and of each row in a call; they change speed and
-    memory, and no score. The hidden states of a batch are all in memory, 4 × width bytes a base and strand.
+    memory, and no score. The hidden states of a batch are all in memory, 4 × width bytes a base and strand. title: of
+    the progress; none: silent.
     """
     assert isinstance(model.head, TokenHead), "a question about bases"
     found: list[np.ndarray] = [np.empty(0)] * len(sequences)
-    with evaluating(model):
-        for part in group(np.array([len(one) for one in sequences]), bases=batch_bases):
+    lengths = np.array([len(one) for one in sequences])
+    with evaluating(model), _progress(title, lengths) as progress:
+        for part in group(lengths, bases=batch_bases):
             letters = [sequences[i] for i in part]
             states, widths = _hidden(model, letters, piece)
             if model.question.both_strands:
@@ -158,7 +165,18 @@ def score_bases(
             scores = finite(model.scores(model.head(states)))
             for row, number in enumerate(part):
                 found[number] = scores[row, : len(sequences[number])]
+            progress(float(lengths[part].sum()))
     return found
+
+
+@contextmanager
+def _progress(title: str, lengths: np.ndarray) -> Iterator[Callable[[float], object]]:
+    """What is told of bases that are done."""
+    if not title:
+        yield lambda bases: None
+        return
+    with Progress(title, float(lengths.sum())) as progress:
+        yield progress.add
 
 
 class Windows:

@@ -225,9 +225,10 @@ class SequenceExamples:
             for part in group(self._lengths[chosen], bases=self.batch_bases)
         ]
 
-    def scores(self, model: FineTuned, split: str) -> np.ndarray:
+    def scores(self, model: FineTuned, split: str, title: str = "") -> np.ndarray:
         """See `fit.Examples`."""
-        return score_sequences(model, self._rows(split).sequences, batch_size=256, batch_bases=self.batch_bases)
+        rows = self._rows(split).sequences
+        return score_sequences(model, rows, batch_size=256, batch_bases=self.batch_bases, title=title)
 
     def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:
         """See `fit.Examples`."""
