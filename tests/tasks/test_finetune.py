@@ -285,7 +285,8 @@ def test_without_a_test_split_the_table_says_so(tmp_path):
         (["--model", "MODEL", "--preset", "tiny"], "--model: got"),
         (["--preset", "tiny", "--tune", "lora"], "--tune: got lora with --preset"),
         (["--preset", "gigantic"], "--preset: got 'gigantic'"),
-        (["--epochs", "0"], "--epochs: got 0.0, want above 0"),
+        (["--epochs", "-1"], "--epochs: got -1.0, want at least 0"),
+        (["--epochs", "1", "--steps", "9"], "--steps: got it with --epochs, want one of the two"),
         (["--pool", "median"], "--pool: got median"),
         (
             ["--baselines", "svm"],
@@ -350,8 +351,16 @@ def test_lora_merges_to_the_same_scores(pretrained):
 def test_scoring_tells_how_far_it_is(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SECONDS", 0.0)
     config = TitansConfig.preset("tiny").replace(variant="lmm", vocab_size=16)
-    model = FineTuned(TitansDNA(config), Question("binary", ("a", "b"), "sequence"))
+    model = FineTuned(TitansDNA(config), Question("binary", ("a", "b"), "sequence"), NucleotideTokenizer())
     score_sequences(model, [b"ACGT" * 10] * 4, batch_bases=40, batch_size=1, title="seed 0: scoring test")
     assert "seed 0: scoring test: 100%" in capsys.readouterr().err
     score_sequences(model, [b"ACGT" * 10] * 4)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "epoch", "steps"),
+    [({}, 2, 400), ({}, 100, 1000), ({"epochs": 3.0}, 2, 6), ({"epochs": 0.1}, 2, 1), ({"steps": 7}, 100, 7)],
+)
+def test_few_rows_are_read_more_often(options, epoch, steps):
+    assert TrainOptions(**options).most_steps(epoch) == steps

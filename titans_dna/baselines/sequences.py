@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -69,14 +69,14 @@ def kmers(
     """Logistic (or ridge) regression on the counts of k-mers.
 
     sizes: what k is chosen from. both_strands: whether to add up the counts of both strands; None chooses. Choices, with
-        C, go by the loss on the validation split. Features are square roots of counts over their standard deviation.
-        Nothing depends on the seed.
+        C, go by the loss on the validation split. Features are square roots of the counts of one k over their standard
+        deviation, or the counts of all k from 1 to the largest side by side, as they are. Nothing depends on the seed.
     """
     data.want_test()
     tried: list[tuple[float, Scores]] = []
-    for k in sizes:
-        for both in (False, True) if both_strands is None else (both_strands,):
-            tried.append(fit_linear(data, _RootCounts(data.train, k, both)))
+    for both in (False, True) if both_strands is None else (both_strands,):
+        tried += [fit_linear(data, _RootCounts(data.train, k, both)) for k in sizes]
+        tried.append(fit_linear(data, _AllCounts(max(sizes), both)))
     return min(tried, key=lambda one: one[0])[1](data.test)
 
 
@@ -116,6 +116,20 @@ class _RootCounts:
     def _counts(self, rows: Rows) -> sparse.csr_array:
         counts = kmer_counts(rows.sequences, self._k, both_strands=self._both_strands)
         return cast(Any, counts).sqrt()
+
+
+class _AllCounts(NamedTuple):
+    """Rows to the counts of k-mers of every size."""
+
+    largest: int
+    both_strands: bool
+
+    def __call__(self, rows: Rows) -> sparse.csr_array:
+        from scipy import sparse
+
+        sizes = range(1, self.largest + 1)
+        counts = [kmer_counts(rows.sequences, k, both_strands=self.both_strands) for k in sizes]
+        return sparse.csr_array(sparse.hstack(counts, format="csr"))
 
 
 def _log_lengths(rows: Rows) -> np.ndarray:

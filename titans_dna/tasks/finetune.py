@@ -165,7 +165,7 @@ def _plan(options: FinetuneOptions, backbone: TitansDNA) -> list[str]:
     return [
         f"data report: {Path(options.run.out) / REPORT}",
         f"model: {backbone.config.variant}, {backbone.parameter_count():,} parameters, {start}",
-        f"plan: {options.train.seeds} seed(s) of at most {options.train.epochs:g} epochs, learning rate {options.lr:g}",
+        f"plan: {options.train.seeds} seed(s) of at most {options.train.length}, learning rate {options.lr:g}",
     ]
 
 

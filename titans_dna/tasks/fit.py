@@ -86,7 +86,7 @@ def fit(
     Raises `Stopped` where a signal came, once all is saved, and ValueError where nothing finite came out.
     """
     model, train = build(options, examples, backbone, seed), options.train
-    steps = max(1, round(train.epochs * examples.epoch_steps))
+    steps = train.most_steps(examples.epoch_steps)
     directory.mkdir(parents=True, exist_ok=True)
     learner = _Tuning(model, examples, seed)
     warmup, run = train.warmup * steps, json_digest([run, seed])

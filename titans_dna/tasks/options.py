@@ -19,6 +19,8 @@ from titans_dna.run.options import (
 )
 
 BASELINES = ("majority", "length", "kmers", "positions", "cnn", "orf")
+EPOCHS, FEWEST_STEPS = 10, 400
+"""Of a fine-tuning by default: the larger one."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,12 @@ class TrainOptions:
     """Training: length, batches, optimiser"""
 
     epochs: float = option(
-        10.0, "Passes over train at most; the learning rate falls to a twentieth over them.", above=0
+        0.0,
+        f"Passes over train at most, over which the learning rate falls to a twentieth; 0: {EPOCHS}, or as many as make "
+        f"{FEWEST_STEPS} steps where train is small.",
+        least=0,
     )
+    steps: int = option(0, "Optimiser steps at most, in place of --epochs; 0: as many as those make.", least=0)
     batch_size: int = option(
         0, "Sequences, or windows of labelled bases, per optimiser step; 0: 64 sequences, 16 windows.", least=0
     )
@@ -197,6 +203,17 @@ class TrainOptions:
         free=True,
     )
     seed: int = option(0, "First seed.", least=0)
+
+    def most_steps(self, epoch: int) -> int:
+        """Optimiser steps at most, chosen where none were given; epoch: those of a pass over train."""
+        epochs = self.epochs or max(EPOCHS, FEWEST_STEPS / epoch)
+        return self.steps or max(1, round(epochs * epoch))
+
+    @property
+    def length(self) -> str:
+        """The same in words."""
+        chosen = f"{EPOCHS} epochs, or {FEWEST_STEPS} steps where these are more"
+        return f"{self.steps:,} steps" if self.steps else f"{self.epochs:g} epochs" if self.epochs else chosen
 
 
 @dataclass(frozen=True)
@@ -260,6 +277,8 @@ class FinetuneOptions(Options):
         if bool(bases.valid_contigs) != bool(bases.test_contigs):
             raise ValueError("--valid_contigs: got it, or --test_contigs, alone; want both")
         self._check_model()
+        if self.train.steps and self.train.epochs:
+            raise ValueError("--steps: got it with --epochs, want one of the two")
         named = self.run.baselines
         if not {*named} <= {*BASELINES, "none"} or ("none" in named and len(named) > 1):
             raise ValueError(f"--baselines: got {' '.join(named)}, want some of {', '.join(BASELINES)}, or none")

@@ -304,6 +304,6 @@ def _notes(options: BenchmarkOptions) -> str:
     start = f"{tune.preset} from scratch" if tune.preset else f"{tune.model}, --tune {tune.tune}"
     return (
         f"- {OURS}: {start}; {train.seeds} seed(s), the validation split (or {options.sets.valid_fraction:.0%} of train) "
-        f"for early stopping, test read at the end; at most {train.epochs:g} epochs. Options: {BENCHMARK}; each set's run "
+        f"for early stopping, test read at the end; at most {train.length}. Options: {BENCHMARK}; each set's run "
         "is in its directory.\n"
     )
