@@ -22,7 +22,13 @@ from transformers import (
 import titans_dna
 from titans_dna import checkpoint
 from titans_dna.config import TitansConfig
-from titans_dna.huggingface import TitansDNAConfig, TitansDNAForCausalLM, TitansDNAModel
+from titans_dna.huggingface import (
+    TitansDNAConfig,
+    TitansDNAForCausalLM,
+    TitansDNAForSequenceClassification,
+    TitansDNAModel,
+    TitansDNATokenizer,
+)
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tokens.bpe import BPETokenizer
 from titans_dna.tokens.kmers import KmerTokenizer
@@ -369,3 +375,33 @@ def test_without_the_extra_there_is_one_line():
     assert done.stderr.splitlines()[-1] == (
         "ImportError: titans_dna.huggingface: transformers is not installed, want pip install 'titans-dna[hf]'"
     )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_adapters_of_every_layer_all_have_gradients(tied):
+    peft = pytest.importorskip("peft")
+    config = TitansDNAConfig(**TitansConfig.preset("tiny", variant="mac", tie_embeddings=tied).to_dict())
+    plain = TitansDNAForSequenceClassification(config)
+    model = peft.get_peft_model(plain, peft.LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS"))
+    model(input_ids=torch.randint(7, 11, (2, 40)), labels=torch.tensor([0, 1])).loss.backward()
+    trained = {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
+    assert sum("lora_A" in name for name in trained) > 5
+    assert not [name for name, gradient in trained.items() if gradient is None]
+
+
+@pytest.mark.parametrize("kind", [NucleotideTokenizer(), KmerTokenizer(6)])
+def test_offsets_are_places_in_the_text(tmp_path, kind):
+    kind.save(tmp_path / "tokenizer.json")
+    tokenizer = TitansDNATokenizer(tmp_path / "tokenizer.json")
+    texts = ["ACGTACGTACGTAC", "ACNT"]
+    (one, other) = tokenizer(texts, return_offsets_mapping=True)["offset_mapping"]
+    assert [tuple(span) for span in kind.spans(texts[0]).tolist()] == one
+    assert [tuple(span) for span in kind.spans(texts[1]).tolist()] == other
+    assert tokenizer(texts[1], return_offsets_mapping=True)["offset_mapping"] == other
+    batch = tokenizer(texts, return_offsets_mapping=True, padding=True, return_tensors="pt")
+    assert batch["offset_mapping"].shape == (*batch["input_ids"].shape, 2)
+    assert not batch["offset_mapping"][batch["attention_mask"] == 0].any()
+    cut = tokenizer(texts, return_offsets_mapping=True, truncation=True, max_length=2)["offset_mapping"]
+    assert cut == [one[:2], other[:2]]
+    with pytest.raises(ValueError, match="return_offsets_mapping: got pairs, words or ids, want texts"):
+        tokenizer(texts[0], text_pair=texts[1], return_offsets_mapping=True)

@@ -1,6 +1,8 @@
 """The reader: any stretch of tokens alone, who stands beside whom, and never more letters than a piece."""
 
 import numpy as np
+import pyarrow as pa
+import pyfaidx
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from tests.reading.test_embed import build, draw, learned_tokenizer, other_stran
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.reading.embed import embed_batches
 from titans_dna.reading.remember import remember
-from titans_dna.reading.source import Source, Strand, TextSource, tokenised
+from titans_dna.reading.source import Source, Strand, TextSource, as_source, tokenised
 from titans_dna.reading.stream import Ids, calls, group, padded, read, stream
 from titans_dna.tasks.score import score_all
 from titans_dna.tokens.strands import reverse_complement
@@ -199,3 +201,42 @@ def test_a_stream_tells_bases_once_and_leaves_the_mode():
     tokenizer = model.tokenizer
     assert [tokenizer.decode(row) for row in strands.numpy()] == ["ACGTA" * 5, other_strand("ACGTA" * 5)]
     assert not pieces[0].out.requires_grad
+
+
+class Table(dict):
+    """As a data frame has it."""
+
+    @property
+    def columns(self):
+        return list(self)
+
+
+def test_sequences_in_any_form(tmp_path):
+    (tmp_path / "x.fa").write_text(">a\nACGT\n>b\nAC\n")
+    records = pyfaidx.Fasta(str(tmp_path / "x.fa"))
+    table = {"sequence": ["ACGT", "AC"]}
+    for given in (
+        records,
+        list(records),
+        [records["a"][:4], "AC"],
+        {"a": "ACGT", "b": "AC"},
+        Table(table),
+        pa.table(table),
+    ):
+        source = as_source(given)
+        assert [source.part(i, 0, 9) for i in range(2)] == [b"ACGT", b"AC"]
+    records.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Table(chrom=["a"], start=[0], end=[4]), r"a table with the columns 'chrom', 'start', 'end', .* --bed FILE"),
+        (Table(seq=["A"]), "a table with the columns 'seq', want a column 'sequence'$"),
+        ({"x": 5}, r"sequences\['x'\]: got int, want str, bytes, a record of Biopython or of pyfaidx"),
+        ({"x": ""}, r"sequences\['x'\]: got an empty sequence"),
+    ],
+)
+def test_other_forms_are_told_what_they_are(given, message):
+    with pytest.raises(ValueError, match=message):
+        as_source(given)

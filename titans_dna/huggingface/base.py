@@ -108,6 +108,8 @@ class TitansDNAPreTrainedModel(PreTrainedModel):
         loading = torch.get_default_device().type == "meta"
         with torch.device("cpu") if loading else nullcontext():
             self.model = TitansDNA(config.titans)
+            if not self.head_in_use:
+                self.model.set_submodule("head", _Unused(self.model.head.weight))
         self._freeze_unused_head()
 
     @classmethod
@@ -201,6 +203,18 @@ class TitansDNAPreTrainedModel(PreTrainedModel):
         """Distributed training stops at a parameter that gets no gradient."""
         if not (self.head_in_use or self.model.config.tie_embeddings):
             self.model.head.requires_grad_(False)
+
+
+class _Unused(nn.Module):
+    """Weights that stay in the file. No linear layer: tools that change each of those, as adapters do, leave them alone."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """What `TitansDNA.forward` takes for its logits: nothing."""
+        return hidden[..., :0]
 
 
 def tokens_mask(ids: Tensor, attention_mask: Tensor) -> Tensor:

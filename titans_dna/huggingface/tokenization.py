@@ -6,7 +6,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizer
+import numpy as np
+from transformers import BatchEncoding, PreTrainedTokenizer
 
 from titans_dna.tokens import vocabulary as voc
 from titans_dna.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -48,6 +49,27 @@ class TitansDNATokenizer(PreTrainedTokenizer):
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
         """Names of the tokens."""
         return [self._names[i] for i in self.titans.encode(text).tolist()]
+
+    def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
+        """With `return_offsets_mapping`, the place of each token in its text too, (0, 0) for padding."""
+        wanted = kwargs.pop("return_offsets_mapping", False)
+        found = super()._encode_plus(text, text_pair, *args, **kwargs)
+        if not wanted:
+            return found
+        texts = [text] if isinstance(text, str) else list(text)
+        if text_pair is not None or not all(isinstance(one, str) for one in texts):
+            raise ValueError("return_offsets_mapping: got pairs, words or ids, want texts")
+        kind = kwargs.get("return_tensors")
+        rows = found["input_ids"] if kind or not isinstance(text, str) else [found["input_ids"]]
+        offsets = np.zeros((len(texts), max(map(len, rows), default=0), 2), np.int64)
+        for place, one, row in zip(offsets, texts, rows, strict=True):
+            real, spans = np.asarray(row) != voc.PAD, self.titans.spans(one)
+            number = int(real.sum())
+            kept = spans[len(spans) - number :] if self.truncation_side == "left" else spans[:number]
+            place[: len(row)][real] = kept
+        listed = [list(map(tuple, place[: len(row)].tolist())) for place, row in zip(offsets, rows, strict=True)]
+        found["offset_mapping"] = offsets if kind else listed[0] if isinstance(text, str) else listed
+        return BatchEncoding(found.data, tensor_type=kind) if kind else found
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         path = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}tokenizer.json"

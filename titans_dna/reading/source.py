@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from Bio.Seq import Seq, UndefinedSequenceError
 from Bio.SeqRecord import SeqRecord
+from pyfaidx import FastaRecord
+from pyfaidx import Sequence as Sequence_
 
 from titans_dna.genome.genome import Genome, open_genome
 from titans_dna.genome.intervals import Interval, read_bed, whole_contigs
@@ -21,6 +23,8 @@ from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 _ALLOWED = LETTERS + LETTERS.lower()
 _LONGEST_PATH = 4096
+COLUMN = "sequence"
+"""Of a table."""
 
 
 class Record(NamedTuple):
@@ -90,17 +94,34 @@ def genome_source(genome: Genome, bed: str | Path | None = None) -> GenomeSource
 def as_source(sequences: Any) -> Source:
     """Whatever `embed`, `remember` and `predict` take, checked.
 
-    A string of nucleotide letters is a sequence, any other one the path of a file.
+    A string of nucleotide letters is a sequence, any other one the path of a file. Of a dictionary the values are taken, of a
+    table (as of pandas, polars or pyarrow) the column `sequence`, of an open pyfaidx.Fasta all records.
     Raises ValueError naming the sequence for one that is empty or holds a letter that is no nucleotide code, and what
     `open_genome` raises for a file.
     """
     if isinstance(sequences, Path) or (isinstance(sequences, str) and _is_path(sequences)):
         return genome_source(open_genome(sequences))
-    if isinstance(sequences, (str, bytes, Seq, SeqRecord)):
+    if isinstance(sequences, (str, bytes, Seq, SeqRecord, FastaRecord, Sequence_)):
         return TextSource([_checked(sequences, "sequences")])
+    columns = getattr(sequences, "column_names", getattr(sequences, "columns", None))
+    if columns is not None:
+        sequences = _column(sequences, [str(one) for one in columns])
+    if isinstance(sequences, Mapping):
+        return TextSource([_checked(one, f"sequences[{name!r}]") for name, one in sequences.items()])
     if not isinstance(sequences, Iterable):
         raise ValueError(f"sequences: got {type(sequences).__name__}, want sequences or the path of a sequence file")
     return TextSource([_checked(one, f"sequences[{i}]") for i, one in enumerate(sequences)])
+
+
+def _column(table: Any, columns: list[str]) -> list[Any]:
+    """Of a table, the sequences."""
+    if COLUMN not in columns:
+        want = f"want a column {COLUMN!r}"
+        if {"chrom", "start", "end"} <= {*columns}:
+            want += "; for intervals of a genome: titans-dna embed --fasta FILE --bed FILE"
+        raise ValueError(f"sequences: got a table with the columns {', '.join(map(repr, columns))}, {want}")
+    found = table[COLUMN]
+    return found.to_pylist() if hasattr(found, "to_pylist") else list(found)
 
 
 class Tokens(NamedTuple):
@@ -174,6 +195,8 @@ def _is_path(text: str) -> bool:
 
 
 def _checked(sequence: Any, name: str) -> bytes:
+    if isinstance(sequence, (FastaRecord, Sequence_)):
+        name, sequence = f"{name} ({sequence.name})", str(sequence)
     if isinstance(sequence, SeqRecord):
         name, sequence = f"{name} ({sequence.id})", sequence.seq
     if isinstance(sequence, str):
@@ -184,7 +207,7 @@ def _checked(sequence: Any, name: str) -> bytes:
         except UndefinedSequenceError:
             raise ValueError(f"{name}: its sequence is not defined, want one with its bases") from None
     if not isinstance(sequence, bytes):
-        raise ValueError(f"{name}: got {type(sequence).__name__}, want str, bytes, or Biopython's Seq or SeqRecord")
+        raise ValueError(f"{name}: got {type(sequence).__name__}, want str, bytes, a record of Biopython or of pyfaidx")
     if not sequence:
         raise ValueError(f"{name}: got an empty sequence, want at least one base")
     if strange := sequence.translate(None, _ALLOWED):
