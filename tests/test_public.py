@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,21 @@ def test_the_package_alone_brings_no_torch():
     code = "import sys, titans_dna, titans_dna.config; print([one for one in ('torch', 'numpy') if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_source_distribution_is_the_whole_repository(tmp_path):
+    """What git holds, and so the tests with their conftest."""
+    root = Path(__file__).parents[1]
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("not a git checkout")
+    files = [name for name in listed.stdout.splitlines() if (root / name).exists()]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, tmp_path / name, follow_symlinks=False)
+    build = "from setuptools import build_meta; build_meta.build_sdist('out')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (archive,) = (tmp_path / "out").glob("*.tar.gz")
+    with tarfile.open(archive) as inside:
+        there = {name.partition("/")[2] for name in inside.getnames()}
+    assert [name for name in files if name not in there and not (root / name).is_symlink()] == []
