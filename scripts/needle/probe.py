@@ -131,6 +131,8 @@ def ask(model: Any, state: Any, questions: list[Question]) -> list[list[bool]]:
 class _Background:
     """A row of background from a place on; see `reading.stream.Row`."""
 
+    later = False
+
     def __init__(self, background: np.ndarray, start: int, tokens: int) -> None:
         self.background, self.start, self.tokens = background, start, tokens
 

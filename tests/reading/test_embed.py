@@ -16,7 +16,9 @@ from titans_dna.nn.model import TitansDNA
 from titans_dna.reading.embed import embed
 from titans_dna.reading.stream import group
 from titans_dna.tokens.bpe import BPETokenizer
+from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import make_tokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 POOLS = ("mean", "max", "last", "none")
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
@@ -248,3 +250,15 @@ def test_bad_model():
     del model.tokenizer
     with pytest.raises(ValueError, match="model: has no tokenizer"):
         embed(model, "ACGT")
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
+@pytest.mark.parametrize("pool", ["mean", "max", "last", "none"])
+def test_both_strands_in_calls_of_their_own_have_the_same_bits(variant, pool):
+    model, rng = build(variant, NucleotideTokenizer()), np.random.default_rng(3)
+    texts = [bytes(rng.choice(list(b"ACGT"), size=n).astype(np.uint8)) for n in (1, 40, 333, 700)] + [b"AT" * 300]
+    turned = [reverse_complement(text) for text in texts]
+    for one, other in ((texts, turned), (texts[2:3], turned[2:3])):
+        here, there = (embed(model, some, pool, rc=True, piece=128) for some in (one, other))
+        for mine, its in zip(here, there, strict=True):
+            np.testing.assert_array_equal(mine, its[::-1] if pool == "none" else its)

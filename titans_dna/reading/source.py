@@ -152,6 +152,8 @@ class Strand:
         """Number of tokens."""
         if self._whole is not None:
             self.tokens = len(self._whole.ids)
+        self.later = other
+        """Whether of two strands side by side this is the second one."""
 
     def take(self, start: int, stop: int) -> Tokens:
         """Tokens [start, stop), 0 <= start < stop <= `tokens`."""
@@ -170,6 +172,19 @@ class Strand:
         if self._other:
             return reverse_complement(self._source.part(self._number, self._bases - end, self._bases - start))
         return self._source.part(self._number, start, end)
+
+
+def turned(source: Source, number: int) -> bool:
+    """Whether the reverse complement of a sequence comes before it in the alphabet."""
+    bases, at, step = int(source.lengths[number]), 0, 32
+    while at < bases:
+        end = min(at + step, bases)
+        one = source.part(number, at, end).upper()
+        other = reverse_complement(source.part(number, bases - end, bases - at)).upper()
+        if one != other:
+            return other < one
+        at, step = end, min(2 * step, 4096)
+    return False
 
 
 def layout(tokenizer: Tokenizer) -> tuple[int, int] | None:

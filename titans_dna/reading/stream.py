@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from titans_dna.nn.model import TitansDNA, take_rows, tokenizer_of
-from titans_dna.reading.source import Source, Strand, Tokens, layout, tokenised
+from titans_dna.reading.source import Source, Strand, Tokens, layout, tokenised, turned
 from titans_dna.tokens.tokenizer import Tokenizer
 from titans_dna.tokens.vocabulary import PAD
 
@@ -32,6 +32,8 @@ class Row(Protocol):
 
     tokens: int
     """Number of them."""
+    later: bool
+    """Whether it comes after the row beside it, which is the other strand."""
 
     def take(self, start: int, stop: int) -> Tokens:
         """Tokens [start, stop)."""
@@ -40,6 +42,8 @@ class Row(Protocol):
 
 class Ids:
     """A row whose ids [tokens] are in memory, each of one base."""
+
+    later = False
 
     def __init__(self, ids: np.ndarray) -> None:
         self.ids, self.tokens = ids, len(ids)
@@ -131,9 +135,9 @@ def read(
 def calls(rows: Sequence[Row], piece: int, first: int = 0, last: int | None = None) -> Iterator[Call]:
     """Tokens [first, last) of rows, by default to the end of each, `piece` tokens of each a call.
 
-    Longest first inside, so that the rows that go on are always the first ones.
+    Longest first inside, so that the rows that go on are always the first ones; of two strands the later one behind.
     """
-    order = sorted(range(len(rows)), key=lambda i: -rows[i].tokens)
+    order = sorted(range(len(rows)), key=lambda i: (-rows[i].tokens, i // 2, rows[i].later))
     longest = rows[order[0]].tokens if last is None else last
     for start in range(first, longest, piece):
         yield _call(rows, order, start, min(start + piece, longest))
@@ -204,8 +208,8 @@ def stream(
     whole: what the model and the takers' heads are parts of, if there is such.
     """
     tokenizer = tokenizer_of(model)
-    strands = 1 + rc
-    bases = [min(piece, together // (len(numbers) * strands)) for numbers in batches]
+    each = 1 + rc
+    bases = [min(piece, together // (len(numbers) * each)) for numbers in batches]
     tokens = [max(1, most // token_bases(tokenizer)) for most in bases]
     dataset = _Calls(source, batches, tokens, tokenizer, rc)
     loader = _load(dataset, min(workers, len(dataset)))
@@ -214,11 +218,11 @@ def stream(
     for numbers, items in zip(batches, dataset.items.tolist(), strict=True):
         into = take(numbers)
         with evaluating(whole or model):
-            each = torch.zeros(len(numbers) * strands, dtype=torch.int64)
-            start = None if state is None else take_rows(state, each)
+            first = torch.zeros(len(numbers) * each, dtype=torch.int64)
+            start = None if state is None else take_rows(state, first)
             read(
                 hidden(model, layer), chain.from_iterable(islice(loader, items)), into, start,
-                device=model.norm.weight.device, progress=lambda bases: progress(bases / strands),
+                device=model.norm.weight.device, progress=lambda bases: progress(bases / each),
             )  # fmt: skip
         yield numbers, into
 
@@ -274,11 +278,19 @@ class _Calls(Dataset[list[Call]]):
                 longest = (bases // stride + bases % stride - overlap * (bases > overlap)).max()
                 self.items[i] = -(-longest // most)
         self._last = np.cumsum(self.items)
+        # Which strand is the later one depends on the letters alone, so that in a batch a sequence and its reverse complement
+        # have the same places, and all that is computed of them the same bits.
+        self._turned: tuple[int, list[bool]] = (-1, [])
 
     def __getitem__(self, item: int) -> list[Call]:
         batch = int(np.searchsorted(self._last, item, side="right"))
         both = (False, True) if self.both else (False,)
         rows = [Strand(self.source, number, self.tokenizer, other) for number in self.batches[batch] for other in both]
+        if self.both:
+            if self._turned[0] != batch:
+                self._turned = batch, [turned(self.source, number) for number in self.batches[batch]]
+            for i, row in enumerate(rows):
+                row.later ^= self._turned[1][i // 2]
         piece = self.tokens[batch]
         if layout(self.tokenizer) is None:
             return [*calls(rows, piece)]
