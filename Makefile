@@ -9,7 +9,7 @@ SETUP := .venv/.complete
 TRANSFORMERS := 5.0.0 5.24.0
 TRITON := 3.5.0 3.8.0
 
-.PHONY: demo test check format lint types docs aot versions clean
+.PHONY: demo test check format lint types docs aot versions fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
@@ -36,6 +36,10 @@ docs: $(SETUP)
 
 aot: $(SETUP)
 	$(BIN)/python kernels/aot/compile.py
+
+# Mutated files of every kind to every reader for a minute and more; the tests do it for a few seconds.
+fuzz: $(SETUP)
+	TITANS_DNA_FUZZ_SECONDS=70 $(BIN)/python -m pytest -p no:cacheprovider tests/test_fuzz.py
 
 # Each beside the packages of .venv, before them on the path. The interpreter of triton 3.5 wants a NumPy of its time.
 versions: $(SETUP)

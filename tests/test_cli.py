@@ -1,12 +1,15 @@
 """The command line: help, configuration files, and one clear line for each kind of bad input."""
 
+import math
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import yaml
 
-from titans_dna.cli import main
+from titans_dna.cli import VERBS, main
+from titans_dna.run.options import flags
 
 GENOME = ">one\n" + "ACGTTGCA" * 100 + "\n>two\n" + "GATTACAT" * 100 + "\n"
 
@@ -77,7 +80,7 @@ BAD = {
     "unknown flag": (f"{BASE} --stepz 3", "--stepz"),
     "wrong flag type": (f"{BASE} --lr fast", "--lr: got fast, want float"),
     "variant": (f"{BASE} --variant foo", "--variant: got foo, want one of"),
-    "preset": ("--fasta genome.fa --preset huge", "preset: got 'huge', want one of tiny"),
+    "preset": ("--fasta genome.fa --preset huge", "--preset: got 'huge', want one of tiny"),
     "range": (f"{BASE} --batch_size 0", "--batch_size: got 0, want at least 1"),
     "model range": (f"{BASE} --model.heads 3", "--model.heads: got 3"),
     "lane": (f"{BASE} --lane 100", "--lane: got 100, want a multiple of --context (64)"),
@@ -207,3 +210,35 @@ def test_what_is_wrong_is_told_before_torch_is_imported(tmp_path, name):
     assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("titans-dna: error: ")
+
+
+def wrong_values(flag):
+    """Values that no such flag can have."""
+    said = flag.field.metadata
+    if flag.choices:
+        yield "nonsense"
+    elif flag.type in (int, float, bool):
+        yield "many"
+        for limit, step in (("least", -1), ("above", 0), ("most", 1), ("below", 0)):
+            if said.get(limit) is not None and math.isfinite(said[limit]):
+                yield str(flag.type(said[limit] + step))
+        if flag.type is float:
+            yield "nan"
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in VERBS])
+def test_every_wrong_value_of_every_flag_is_one_line_that_names_it(tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.chdir(tmp_path)
+    module, kind = next(one for one in VERBS if one.name == verb).options.split(":")
+    tried = 0
+    for flag in flags(getattr(import_module(module), kind)):
+        for value in wrong_values(flag):
+            status, out, err = call(capsys, verb, f"--{flag.name}={value}")
+            got = f"{verb} --{flag.name}={value}: {err}"
+            assert (status, out, err.count("\n")) == (2, "", 1), got
+            assert err.startswith(f"titans-dna: error: --{flag.name}"), got
+            assert "Literal" not in err, got
+            assert "NoneType" not in err, got
+            tried += 1
+    assert tried > 5
+    assert not list(tmp_path.iterdir())

@@ -87,11 +87,16 @@ def _run(arguments: list[str]) -> int:
 
         print(f"{PROGRAM} {version(PROGRAM)}")
         return 0
-    from titans_dna.run.commandline import parse
+    from titans_dna.run.commandline import as_typed, parse
 
     verb, rest = _choose(arguments)
-    options = parse(_resolve(verb.options), rest, verb=verb.name, program=f"{PROGRAM} {verb.name}")
-    return _resolve(verb.function)(options)
+    kind = _resolve(verb.options)
+    try:
+        return _resolve(verb.function)(parse(kind, rest, verb=verb.name, program=f"{PROGRAM} {verb.name}"))
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1:
+            error.args = (as_typed(kind, str(error)),)
+        raise
 
 
 def _choose(arguments: list[str]) -> tuple[Verb, list[str]]:

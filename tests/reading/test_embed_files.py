@@ -315,7 +315,7 @@ BAD = {
     "bed contig": (f"{GOOD} --bed contig.bed", "contig.bed: line 1: contig 'four' is not in x.fa"),
     "past the end": (f"{GOOD} --bed past.bed", "past.bed: line 1: interval two:0-71, want 0 <= start < end <= 70"),
     "pool": (f"{GOOD} --pool sum", "--pool: got sum, want one of"),
-    "layer": (f"{GOOD} --layer 2", "layer: got 2, want -1 (after the last norm) or 0 to 1"),
+    "layer": (f"{GOOD} --layer 2", "--layer: got 2, want -1 (after the last norm) or 0 to 1"),
     "layer text": (f"{GOOD} --layer last", "--layer: got last, want int"),
     "batch_size": (f"{GOOD} --batch_size 0", "--batch_size: got 0, want at least 1"),
     "piece": (f"{GOOD} --piece 0", "--piece: got 0, want at least 1"),

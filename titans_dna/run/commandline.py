@@ -37,6 +37,13 @@ def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str
     return options
 
 
+def as_typed(kind: type[Options], message: str) -> str:
+    """What is wrong with an argument of a function, `layer: got 9`, as the command line calls it: `--layer: got 9`."""
+    names = {name: flag.name for flag in flags(kind) for name in (flag.name.rpartition(".")[2], flag.name)}
+    word = message.partition(":")[0]
+    return f"--{names[word]}{message.removeprefix(word)}" if word in names else message
+
+
 def _check_place(options: Options, verb: str, program: str) -> None:
     """What is wrong with `--out`, where there is one; OSError or ValueError as `RunDirectory` and `check_output` have it."""
     kind, given = type(options), {flag.name: options.value(flag) for flag in flags(type(options))}

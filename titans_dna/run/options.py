@@ -144,6 +144,9 @@ class Options:
     def __post_init__(self) -> None:
         for flag in flags(type(self)):
             _check(flag, self.value(flag))
+        for flag in flags(type(self)):
+            if flag.field.metadata.get("required") and _is_missing(self.value(flag)):
+                raise ValueError(f"--{flag.name}: got none, want {flag.field.metadata.get('want') or 'a value'}")
         self.check()
 
     def check(self) -> None:
@@ -289,8 +292,8 @@ def check_inputs(options: Options) -> None:
 def _check(flag: Flag, value: Any) -> None:
     said, default = flag.field.metadata, flag.field.default
     want, values = said.get("want", "") or "a value", value if isinstance(value, tuple) else (value,)
-    if said.get("required") and (value is None or value == () or "" in values):
-        raise ValueError(f"--{flag.name}: got none, want {want}")
+    if said.get("required") and _is_missing(value):
+        return  # said last, after what is wrong with those that are there
     if value is None and default is not None:
         raise ValueError(f"--{flag.name}: got no value, want one")
     if "" in values and default != "":
@@ -300,6 +303,10 @@ def _check(flag: Flag, value: Any) -> None:
             raise ValueError(f"--{flag.name}: got {one}, want one of {', '.join(map(repr, flag.choices))}")
         if isinstance(one, (int, float)) and not _within(one, said):
             raise ValueError(f"--{flag.name}: got {one}, want {_range(said)}")
+
+
+def _is_missing(value: Any) -> bool:
+    return value in (None, "", ()) or (isinstance(value, tuple) and "" in value)
 
 
 def _within(value: float, said: Any) -> bool:
