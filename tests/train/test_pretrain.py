@@ -17,6 +17,7 @@ import torch
 from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.genome.genome import open_genome
+from titans_dna.tokens.tokenizer import load_tokenizer
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 from titans_dna.train import pretrain as pretraining
 from titans_dna.train.loss import bits_per_base
@@ -272,3 +273,16 @@ def test_held_out_gaps_are_passed_over_or_told_before_the_run(tmp_path, capsys):
     assert run(line.format(tmp_path / "none.fa"), tmp_path / "other") == 2
     assert "--split: got held-out sequence without any A, C, G or T" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_byte_pairs_are_learned_from_the_training_intervals(tmp_path, capsys):
+    line = SMALL.replace("--context 32", "--context 128") + "--variant lmm --steps 4 --tokenizer bpe-40"
+    assert run(line, tmp_path / "one") == 0
+    tokenizer = load_tokenizer(tmp_path / "one" / "tokenizer.json")
+    assert tokenizer.name == "bpe-40"
+    assert "tokenizer bpe-40" in capsys.readouterr().err
+    assert run("pretrain --resume --steps 6", tmp_path / "one") == 2  # steps are the run's
+    assert run(line, tmp_path / "two") == 0
+    assert load_tokenizer(tmp_path / "two" / "tokenizer.json").to_dict() == tokenizer.to_dict()
+    assert run(SMALL + "--tokenizer bpe-12", tmp_path / "three") == 2
+    assert "--tokenizer: got bpe-12, want more than 12 ids" in capsys.readouterr().err

@@ -82,7 +82,8 @@ class DataOptions:
     )
     tokenizer: str = option(
         "nucleotide",
-        "nucleotide (one token per base), kmer-6 (or another k; kmer-6-overlapping) or the path of a saved tokenizer.",
+        "nucleotide (one token per base), kmer-6 (or another k; kmer-6-overlapping), bpe-4096 (or another number of ids, "
+        "learned from the training intervals first) or the path of a saved tokenizer.",
         free=True,
         path="file",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
@@ -23,8 +23,14 @@ from titans_dna.genome.intervals import (
     whole_contigs,
 )
 from titans_dna.genome.sampler import LengthWarmup, Plan, Window, validation_plans
+from titans_dna.run.progress import Progress
+from titans_dna.tokens.bpe import BPETokenizer
 from titans_dna.tokens.tokenizer import Tokenizer, make_tokenizer
+from titans_dna.tokens.vocabulary import SINGLES
 from titans_dna.train.options import EMBEDDED, DataOptions, PretrainOptions
+
+LEARNT_AT_ONCE = 1 << 20
+"""Bases that are read at a time while a tokenizer is learned."""
 
 
 class Source(NamedTuple):
@@ -85,8 +91,10 @@ def open_source(options: PretrainOptions) -> Source:
     longest = max(genome.contigs.values())
     if data.context > longest:
         raise ValueError(f"--context: got {data.context} bases, want at most {longest}, the longest contig")
-    tokenizer = make_tokenizer(data.tokenizer)
+    learned = re.fullmatch(r"bpe-(\d+)", data.tokenizer)
+    tokenizer = None if learned else make_tokenizer(data.tokenizer)
     split = make_split(genome, data)
+    tokenizer = tokenizer or learn_tokenizer(genome, split.train, int(data.tokenizer.removeprefix("bpe-")))
     warmup = None
     if optimiser.length_warmup:
         doublings = optimiser.length_warmup
@@ -116,6 +124,22 @@ def open_source(options: PretrainOptions) -> Source:
     if not any(_holds_base(genome, window) for plan in plans for window in plan.windows):
         raise ValueError("--split: got held-out sequence without any A, C, G or T, want some to score")
     return Source(genome, tokenizer, split, module, plans)
+
+
+def learn_tokenizer(genome: Genome, intervals: Sequence[Interval], size: int) -> Tokenizer:
+    """Byte-pair encoding with so many ids, from the bases of the intervals; the same ones give the same tokenizer."""
+
+    def pieces() -> Iterator[bytes]:
+        with Progress(f"learning bpe-{size}: reading", float(sum(map(len, intervals)))) as progress:
+            for one in intervals:
+                for start in range(one.start, one.end, LEARNT_AT_ONCE):
+                    end = min(start + LEARNT_AT_ONCE, one.end)
+                    yield genome.fetch(one.contig, start, end)
+                    progress.add(end - start)
+
+    if size <= SINGLES:
+        raise ValueError(f"--tokenizer: got bpe-{size}, want more than {SINGLES} ids, such as bpe-4096")
+    return BPETokenizer.train(pieces(), size)
 
 
 def describe_plan(options: PretrainOptions, source: Source, parameters: int) -> list[str]:
