@@ -146,7 +146,7 @@ def test_a_pushed_fine_tuned_model_comes_back(tmp_path, hub, monkeypatch, source
     (run / "last.ckpt").write_bytes(b"a pickle")
     checkpoint.push(model if source == "model" else run, "lab/promoters")
     pushed = hub.root / "lab" / "promoters"
-    assert {file.name for file in pushed.iterdir()} == {*checkpoint.FINETUNED.files, "README.md"}
+    assert {file.name for file in pushed.iterdir()} == {*checkpoint.FINETUNED.files, "config.json", "README.md"}
     card = (pushed / "README.md").read_text()
     assert 'titans_dna.load("lab/promoters")' in card
     assert "binary: no, yes" in card

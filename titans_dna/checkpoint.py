@@ -54,7 +54,8 @@ TOKENIZER, CARD, RESULTS = "tokenizer.json", "README.md", "results.md"
 LANGUAGE = Form("pretrained", "pretrain", "config.json", "model.safetensors", "titans-dna model")
 FINETUNED = Form("fine-tuned", "finetune", "finetuned.json", "finetuned.safetensors", "titans-dna fine-tuned model")
 MODEL_TYPE = "titans-dna"
-"""By this name transformers finds `titans_dna.huggingface`."""
+TUNED_TYPE = "titans-dna-finetuned"
+"""By these names transformers finds `titans_dna.huggingface`; the second is all that a fine-tuned model's config.json holds."""
 UNSAVED = "backbone.head.weight"
 """Weight of a fine-tuned model that no file holds: the language-model head answers another question."""
 _LEAST, _TIMES = 10**6, 4
@@ -88,6 +89,8 @@ def save(model: TitansDNA | FineTuned, directory: str | Path, tokenizer: Tokeniz
     values = {**form.format, **about, "config": config.to_dict()}
     values = with_digests(values, directory, (TOKENIZER, form.weights))
     write_text(directory / form.config, json.dumps(values, indent=2) + "\n")
+    if form is FINETUNED and not (directory / LANGUAGE.config).exists():
+        write_text(directory / LANGUAGE.config, json.dumps({"model_type": TUNED_TYPE}) + "\n")
 
 
 @overload
@@ -121,14 +124,9 @@ def open_model(source: str | Path, want: Any, accelerator: str = "cpu", threads:
 
 
 def push(
-    source: TitansDNA | FineTuned | str | Path,
-    repo_id: str,
-    *,
-    want: type[TitansDNA | FineTuned] | None = None,
-    private: bool = False,
-    token: str | None = None,
-    commit_message: str | None = None,
-) -> str:
+    source: TitansDNA | FineTuned | str | Path, repo_id: str, *, want: type[TitansDNA | FineTuned] | None = None,
+    private: bool = False, token: str | None = None, commit_message: str | None = None,
+) -> str:  # fmt: skip
     """Upload a model to the Hugging Face hub, and return the address of its page there.
 
     source: a model with its tokenizer, as `load` gives it, or a directory that `save` wrote, never a hub id; `want` is as
@@ -146,7 +144,8 @@ def push(
         if isinstance(source, (str, Path)):
             place, form = _find(Path(source), want, "source", hub=False)
             model = _read(place, form)  # a damaged one stays here
-            for name in form.files if form is FINETUNED else (*form.files, CARD):
+            more = CARD if form is LANGUAGE else LANGUAGE.config
+            for name in (*form.files, *[more] * (form is LANGUAGE or not _language(place))):
                 if (place / name).is_file():
                     shutil.copyfile(place / name, folder / name)
             if form is FINETUNED and (place / RESULTS).is_file():
@@ -194,19 +193,27 @@ def _find(source: str | Path, want: Any, name: str, hub: bool = True) -> tuple[P
         path = path.parent
     elif hub and not path.exists() and is_hub_id(str(source)):
         path = download(str(source), (form or LANGUAGE).files)
-        if form is None and not (path / LANGUAGE.config).exists():
+        if form is None and not _language(path):
             path = download(str(source), FINETUNED.files)
     if form is None:
-        tuned = not (path / LANGUAGE.config).exists() and any((path / file).is_file() for file in only_tuned)
+        tuned = not _language(path) and any((path / file).is_file() for file in only_tuned)
         return path, FINETUNED if tuned else LANGUAGE
     other = FINETUNED if form is LANGUAGE else LANGUAGE
-    if (path / other.config).is_file() and not (path / form.config).exists():
+    there = {LANGUAGE: _language(path), FINETUNED: (path / FINETUNED.config).exists()}
+    if there[other] and not there[form]:
         why = ", which answers no question yet" if other is LANGUAGE else ""
         raise ValueError(
             f"{name}: {source} holds a {other.kind} model{why}; want the directory of a {form.kind} one, "
             f"as titans-dna {form.verb} writes it"
         )
     return path, form
+
+
+def _language(path: Path) -> bool:
+    """Whether a language model is there, whatever it is worth."""
+    config, only_tuned = path / LANGUAGE.config, (path / FINETUNED.config).exists()
+    told = config.is_file() and TUNED_TYPE.encode() in config.read_bytes()[:200]
+    return config.exists() and not told and not (only_tuned and not (path / LANGUAGE.weights).exists())
 
 
 def check_same(directory: Path, form: Form) -> None:
@@ -216,10 +223,9 @@ def check_same(directory: Path, form: Form) -> None:
 
 def _read(directory: Path, form: Form) -> Any:
     """The model of this form in a directory."""
-    for name in form.files:
-        if not (directory / name).is_file():
-            why = f"no such file, want a directory that titans-dna {form.verb} wrote"
-            raise FileNotFoundError(f"{directory / name}: {why}")
+    if missing := [name for name in form.files if not (directory / name).is_file()]:
+        why = f"no such file, want a directory that titans-dna {form.verb} wrote"
+        raise FileNotFoundError(f"{directory / missing[0]}: {why}")
     path, question = directory / form.config, None
     values = _json(path, form)
     try:
@@ -230,9 +236,8 @@ def _read(directory: Path, form: Form) -> Any:
         raise ValueError(f"{path}: {error}") from None
     tokenizer = load_tokenizer(directory / TOKENIZER)
     if tokenizer.vocab_size != config.vocab_size:
-        raise ValueError(
-            f"{directory / TOKENIZER}: got {tokenizer.vocab_size} ids, want the model's {config.vocab_size}"
-        )
+        got, want = tokenizer.vocab_size, config.vocab_size
+        raise ValueError(f"{directory / TOKENIZER}: got {got} ids, want the model's {want}")
     path = directory / form.weights
     found = _tensors(path)
     if form is LANGUAGE:
@@ -342,12 +347,9 @@ model = titans_dna.load("{repo_id}")
 {results}"""
 
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
 def is_hub_id(name: str) -> bool:
     """Whether this is of the form user/name."""
-    return _ID.fullmatch(name) is not None
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
 
 
 def download(name: str, files: Sequence[str]) -> Path:
@@ -363,9 +365,8 @@ def download(name: str, files: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # of the library, of its HTTP client, or of the file system
-        raise OSError(
-            f"{name}: no such directory, and not to be had from the Hugging Face hub: {_reason(error)}"
-        ) from None
+        why = f"no such directory, and not to be had from the Hugging Face hub: {_reason(error)}"
+        raise OSError(f"{name}: {why}") from None
 
 
 def upload(
@@ -388,9 +389,8 @@ def upload(
     hub = huggingface_hub.HfApi(token=token)
     try:
         page = hub.create_repo(repo_id, private=private, exist_ok=True)
-        hub.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message=commit_message or "Upload a titans-dna model"
-        )
+        message = commit_message or "Upload a titans-dna model"
+        hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
     except Exception as error:  # of the library, of its HTTP client, or of the file system
         raise OSError(f"{repo_id}: not uploaded to the Hugging Face hub: {_reason(error)}") from None
     return str(page)

@@ -29,6 +29,7 @@ from titans_dna.huggingface import (
     TitansDNAModel,
     TitansDNATokenizer,
 )
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tokens.bpe import BPETokenizer
 from titans_dna.tokens.kmers import KmerTokenizer
@@ -405,3 +406,19 @@ def test_offsets_are_places_in_the_text(tmp_path, kind):
     assert cut == [one[:2], other[:2]]
     with pytest.raises(ValueError, match="return_offsets_mapping: got pairs, words or ids, want texts"):
         tokenizer(texts[0], text_pair=texts[1], return_offsets_mapping=True)
+
+
+@pytest.mark.parametrize("auto", [AutoConfig, AutoModel, AutoModelForSequenceClassification])
+def test_a_fine_tuned_directory_says_what_to_do_with_it(tmp_path, auto):
+    backbone = TitansDNA(TitansConfig.preset("tiny", variant="lmm", vocab_size=12))
+    model = FineTuned(backbone, Question("binary", ("a", "b")), NucleotideTokenizer())
+    checkpoint.save(model, tmp_path)
+    with pytest.raises(ValueError, match=r"a fine-tuned model of titans-dna .* want titans_dna\.load\(DIRECTORY\)"):
+        auto.from_pretrained(tmp_path)
+    assert isinstance(titans_dna.load(tmp_path), FineTuned)
+    backbone.tokenizer = NucleotideTokenizer()
+    checkpoint.save(backbone, tmp_path)  # beside it: then the place is a language model's
+    assert isinstance(titans_dna.load(tmp_path), TitansDNA)
+    assert isinstance(titans_dna.load(tmp_path, FineTuned), FineTuned)
+    checkpoint.save(model, tmp_path)
+    assert isinstance(titans_dna.load(tmp_path), TitansDNA)

@@ -24,7 +24,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from titans_dna.huggingface.base import TitansDNAConfig
+from titans_dna.huggingface.base import TitansDNAConfig, TitansDNAFineTunedConfig
 from titans_dna.huggingface.modeling import (
     TitansDNAForCausalLM,
     TitansDNAForSequenceClassification,
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 AutoConfig.register(TitansDNAConfig.model_type, TitansDNAConfig)
+AutoConfig.register(TitansDNAFineTunedConfig.model_type, TitansDNAFineTunedConfig)
 AutoTokenizer.register(TitansDNAConfig, slow_tokenizer_class=TitansDNATokenizer)
 for auto, model in (
     (AutoModel, TitansDNAModel),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from titans_dna.checkpoint import LANGUAGE, MODEL_TYPE
+from titans_dna.checkpoint import LANGUAGE, MODEL_TYPE, TUNED_TYPE
 from titans_dna.config import TitansConfig
 from titans_dna.nn.finetuned import POOLINGS
 from titans_dna.nn.model import TitansDNA
@@ -86,6 +86,18 @@ class TitansDNAOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     state: tuple[Any, ...] | None = None
+
+
+class TitansDNAFineTunedConfig(PretrainedConfig):
+    """What titans-dna finetune wrote is no model of transformers, and says so."""
+
+    model_type = TUNED_TYPE
+
+    @classmethod
+    def from_dict(cls, *args: Any, **kwargs: Any) -> Any:
+        """Raises ValueError."""
+        want = "titans_dna.load(DIRECTORY), and titans_dna.predict"
+        raise ValueError(f"a fine-tuned model of titans-dna is none of transformers: want {want}")
 
 
 class TitansDNAPreTrainedModel(PreTrainedModel):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from titans_dna.checkpoint import FINETUNED, check_same, open_model, save
+from titans_dna.checkpoint import FINETUNED, LANGUAGE, check_same, open_model, save
 from titans_dna.config import TitansConfig, preset_names
 from titans_dna.nn.finetuned import Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
@@ -217,7 +217,8 @@ def _report(
     """The best seed's model and predictions into the directory itself, and the table."""
     best = max(ours, key=lambda one: one.values["value"])
     check_same(best.place, FINETUNED)
-    for name in FINETUNED.files:
+    hint = [LANGUAGE.config] * (best.place / LANGUAGE.config).exists()  # version 0.1.0 wrote none
+    for name in (*FINETUNED.files, *hint):
         with replacing(directory / name) as aside:
             shutil.copyfile(best.place / name, aside)
     job.write(directory, best.scores)
