@@ -54,6 +54,7 @@ versions: $(SETUP)
 		test $$one != 3.5.0 -o -d $$place/numpy || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $$place numpy==2.3.5; \
 		PYTHONPATH=$$place $(BIN)/python -m pytest -p no:cacheprovider -W ignore::DeprecationWarning tests/kernels/test_triton.py \
 			-k "gates_of_exactly or widths_and_chunks or any_cut or groups_of_packed"; \
+		PYTHONPATH=$$place $(BIN)/python kernels/aot/compile.py --case L2-d64-e128-c64 --target sm_80 --target sm_90; \
 	done
 
 clean:

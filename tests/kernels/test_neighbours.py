@@ -197,3 +197,28 @@ def test_a_whole_model_without_data(variant, gates):
         out = model(torch.zeros(2, 150, dtype=torch.int64))
         out = model(torch.zeros(2, 70, dtype=torch.int64), out.state)
     assert out.logits.shape == (2, 70, config.vocab_size)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_titans_pytorch(backend):
+    """Its store, all surprises taken at the weights before: one chunk of ours, with θ its rate over the width."""
+    package = pytest.importorskip("titans_pytorch", reason="needs the extra bench")
+    from titans_pytorch.memory_models import MemoryMLP
+
+    torch.manual_seed(0)
+    theirs = package.NeuralMemory(
+        dim=12, heads=2, dim_head=6, chunk_size=1, model=MemoryMLP(6, depth=1), mem_model_norm_add_residual=False
+    ).double()  # fmt: skip
+    x, q = torch.randn(2, 9, 12, dtype=torch.float64), torch.randn(2, 9, 2, 6, dtype=torch.float64)
+    with torch.no_grad():
+        stored, _ = theirs.store_memories(x, return_surprises=False)
+        seen = theirs.store_norm(x)
+        k, v = (theirs.split_kv_heads(project(seen)).transpose(1, 2) for project in (theirs.to_keys, theirs.to_values))
+        rate = theirs.adaptive_step_transform(theirs.to_adaptive_step(seen))
+        decay, momentum = theirs.to_decay_factor(seen).sigmoid(), theirs.to_momentum(seen).sigmoid()
+        alpha, eta, theta = (one.reshape(2, 2, 9).transpose(1, 2) for one in (decay, momentum, rate))
+        (weights,) = (stored[name] for name in stored.keys())  # noqa: SIM118 (no mapping)
+        (start,) = (one for name, one in theirs.memory_model_parameter_dict.items())
+        got, _ = memory_scan(q, k, v, alpha=alpha, eta=eta, theta=theta / 6, memory=[start], chunk=9, backend=backend)
+        wanted = torch.einsum("bthd,bhtde->bthe", q, weights[:, 1:].unflatten(0, (2, 2)))
+    assert torch.allclose(got, wanted, rtol=0, atol=1e-14)
