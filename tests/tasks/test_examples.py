@@ -183,7 +183,7 @@ def test_pushed_to_a_hub_and_loaded_again(tmp_path, monkeypatch):
     (tmp_path / "run" / "results.md").write_text("| model |\n")
     assert push(tmp_path / "run", "lab/promoters", token="secret") == "https://hub.test/lab/promoters"
     pushed = tmp_path / "hub" / "lab" / "promoters"
-    assert {one.name for one in pushed.iterdir()} == {*FINETUNED.files, "README.md"}
+    assert {one.name for one in pushed.iterdir()} == {*FINETUNED.files, "config.json", "README.md"}
     assert "| model |" in (pushed / "README.md").read_text()
     sequences = rows(5).sequences
     again = load("lab/promoters")
