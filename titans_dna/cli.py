@@ -95,7 +95,7 @@ def _run(arguments: list[str]) -> int:
         return _resolve(verb.function)(parse(kind, rest, verb=verb.name, program=f"{PROGRAM} {verb.name}"))
     except (ValueError, OSError) as error:
         if len(error.args) == 1:
-            error.args = (as_typed(kind, str(error)),)
+            error.args = (as_typed(kind, str(error), rest),)
         raise
 
 

@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from titans_dna import cli
+from titans_dna.run.commandline import as_typed
+from titans_dna.train.options import PretrainOptions
 
 TOY = '''
 """Count words."""
@@ -255,3 +257,17 @@ def test_strands_of_0_1_0(toy, capsys):
     values = printed(capsys, line)
     assert (values["rc"], values["seed"]) == (False, 3)
     assert printed(capsys, "pretrain --fasta lambda --reverse_complement false")["rc_augment"] is False
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "shown"),
+    [
+        ("width: got 3, want more", [], "--model.width: got 3, want more"),
+        ("steps: got 3", [], "--steps: got 3"),
+        ("fasta: got 2 columns", ["--fasta", "fasta"], "fasta: got 2 columns"),
+        ("steps: no such file", [], "steps: no such file"),
+        ("x.fa: got steps: got 3", [], "x.fa: got steps: got 3"),
+    ],
+)
+def test_arguments_are_named_as_they_were_typed(message, arguments, shown):
+    assert as_typed(PretrainOptions, message, arguments) == shown

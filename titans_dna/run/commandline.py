@@ -37,11 +37,12 @@ def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str
     return options
 
 
-def as_typed(kind: type[Options], message: str) -> str:
-    """What is wrong with an argument of a function, `layer: got 9`, as the command line calls it: `--layer: got 9`."""
+def as_typed(kind: type[Options], message: str, arguments: Sequence[str]) -> str:
+    """What is wrong with an argument of a function, `layer: got 9`, as the command line calls it: `--layer: got 9`; but not of
+    a file of such a name that stands among the arguments."""
     names = {name: flag.name for flag in flags(kind) for name in (flag.name.rpartition(".")[2], flag.name)}
-    word = message.partition(":")[0]
-    return f"--{names[word]}{message.removeprefix(word)}" if word in names else message
+    word = message.partition(": got ")[0]
+    return f"--{names[word]}{message.removeprefix(word)}" if word in names and word not in arguments else message
 
 
 def _check_place(options: Options, verb: str, program: str) -> None:
