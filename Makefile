@@ -18,7 +18,7 @@ demo: $(DEMO)
 
 # A worker for each of two cores; a file's tests stay together, because they share what they made.
 test: $(SETUP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: format lint types test
 
