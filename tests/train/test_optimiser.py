@@ -3,11 +3,12 @@
 import math
 
 import pytest
+import torch
 from torch import nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.train.learner import adamw, parameter_groups, warmup_cosine
+from titans_dna.train.learner import MuonAdamW, adamw, parameter_groups, warmup_cosine
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
@@ -34,6 +35,79 @@ def test_frozen_parameters_are_left_out():
     assert [len(group["params"]) for group in parameter_groups(model, 0.1)] == [1, 1]
     model[1].bias.requires_grad_(False)
     assert [len(group["params"]) for group in adamw(model, 0.1, (0.9, 0.95)).param_groups] == [1]
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(variant):
+    model = TitansDNA(TitansConfig.preset("tiny", variant=variant))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    muon, *rest = MuonAdamW(model, 0.1, (0.9, 0.95), relative=5.0).param_groups
+    matrices = [names[id(one)] for one in muon["params"]]
+    others = [names[id(one)] for group in rest for one in group["params"]]
+    assert sorted(matrices + others) == sorted(names.values())
+    assert all(name.startswith("blocks.") and name.endswith(".weight") for name in matrices)
+    for layer in ("qkv", "output", "output_gate", "gate_up", "down"):
+        assert sum(f".{layer}." in name for name in matrices) >= 2
+    for other in ("embedding.", "head.", "norm", "convolution", ".gates.", "bias", "initial_memory", "persistent"):
+        assert not any(other in name for name in matrices)
+        assert other == "persistent" or any(other in name for name in others)
+    assert (muon["weight_decay"], muon["relative"]) == (0.1, 5.0)
+    assert [group["weight_decay"] for group in rest] == [0.1, 0.0]
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Linear(24, 16)])
+        self.head = nn.Linear(16, 3)
+
+
+def gradients(model):
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+
+
+def test_a_step_of_muon_is_the_orthogonal_factor_of_the_gradients():
+    """Against the singular value decomposition, in float64: Muon's iteration brings every singular value near to 1."""
+    model = Small()
+    before = model.blocks[0].weight.detach().clone()
+    optimiser = MuonAdamW(model, 0.1, (0.9, 0.95), relative=4.0)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.01 * group.get("relative", 1.0)
+    gradients(model)
+    left, _, right = torch.linalg.svd(model.blocks[0].weight.grad.double(), full_matrices=False)
+    optimiser.step()
+    moved = (
+        before * (1 - 0.04 * 0.1) - model.blocks[0].weight.detach()
+    ).double() / 0.04  # 16 x 24: no factor for its shape
+    along = left.T @ moved @ right.T
+    assert along.diag().min() > 0.6
+    assert along.diag().max() < 1.3
+    assert (along - along.diag().diag()).abs().max() < 0.1
+
+
+def test_the_rest_is_stepped_by_adamw_bit_for_bit():
+    models = [Small(), Small()]
+    both = MuonAdamW(models[0], 0.1, (0.9, 0.95), relative=4.0), adamw(models[1], 0.1, (0.9, 0.95))
+    for model, optimiser in zip(models, both, strict=True):
+        for step in range(3):
+            torch.manual_seed(step)
+            gradients(model)
+            for group in optimiser.param_groups:
+                group["lr"] = 0.01
+            optimiser.step()
+            optimiser.zero_grad()
+            assert all(parameter.grad is None for parameter in model.parameters())
+    for (name, one), (_, other) in zip(*(model.named_parameters() for model in models), strict=True):
+        assert torch.equal(one, other) is (name != "blocks.0.weight")
+
+
+def test_muon_without_a_matrix_is_refused():
+    with pytest.raises(
+        ValueError, match="--optimizer: got muon for a model in whose blocks no matrix is trained, want adamw"
+    ):
+        MuonAdamW(nn.Linear(2, 2), 0.1, (0.9, 0.95), relative=1.0)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ SMALL = (
     "--accelerator cpu "
 )
 WINDOWS = SMALL + "--variant lmm --accumulate 2 --steps 20"
+MUON = WINDOWS + " --optimizer muon --muon_lr 0.03"
 LANES = SMALL + "--variant mac --lane 160 --accumulate 3 --steps 20"
 
 
@@ -62,10 +63,11 @@ def timeless(directory):
     [
         (WINDOWS, signal.SIGKILL, -9),
         (LANES, signal.SIGKILL, -9),
+        (MUON, signal.SIGKILL, -9),
         (LANES, signal.SIGINT, 130),
         (WINDOWS, signal.SIGTERM, 143),
     ],
-    ids=["windows-kill", "lanes-kill", "lanes-ctrl-c", "windows-term"],
+    ids=["windows-kill", "lanes-kill", "muon-kill", "lanes-ctrl-c", "windows-term"],
 )
 def test_a_stopped_run_continues_as_if_it_had_not(whole, tmp_path, line, number, status):
     out = tmp_path / "run"
@@ -89,6 +91,13 @@ def test_a_stopped_run_continues_as_if_it_had_not(whole, tmp_path, line, number,
     assert len(timeless(out)) == 20
     assert timeless(out) == timeless(reference)
     assert (out / checkpoint.LANGUAGE.weights).read_bytes() == (reference / checkpoint.LANGUAGE.weights).read_bytes()
+
+
+def test_muon_takes_other_steps_at_the_rate_of_the_schedule(whole):
+    mine, other = timeless(whole(MUON)), timeless(whole(WINDOWS))
+    assert [row["lr"] for row in mine] == [row["lr"] for row in other]
+    assert mine[0]["loss"] == other[0]["loss"]
+    assert mine[-1]["loss"] != other[-1]["loss"]
 
 
 def test_what_a_run_leaves_behind(whole, capsys):

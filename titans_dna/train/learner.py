@@ -131,6 +131,66 @@ def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float]) -> 
     return torch.optim.AdamW(groups, lr=0.0, betas=betas)
 
 
+class MuonAdamW:
+    """Muon for the matrices of blocks (`block_matrices`), AdamW for all else, as one optimiser.
+
+    Muon steps by the sum of gradients made orthogonal: equally far in every direction of the matrix, however small its
+    gradient (Jordan 2024, https://kellerjordan.github.io/posts/muon). relative: its learning rate over AdamW's.
+    """
+
+    def __init__(self, model: nn.Module, weight_decay: float, betas: tuple[float, float], relative: float) -> None:
+        """Raises ValueError for a model in whose blocks no matrix is trained."""
+        matrices = block_matrices(model)
+        if not matrices:
+            raise ValueError("--optimizer: got muon for a model in whose blocks no matrix is trained, want adamw")
+        apart = {id(one) for one in matrices}
+        groups = parameter_groups(model, weight_decay)
+        for group in groups:
+            group["params"] = [one for one in group["params"] if id(one) not in apart]
+        mine = {"params": matrices, "weight_decay": weight_decay, "relative": relative}
+        self.both = (
+            torch.optim.Muon([mine], lr=0.0),
+            torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas),
+        )
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Of both."""
+        return [group for one in self.both for group in one.param_groups]
+
+    def step(self) -> None:
+        """Of both."""
+        for one in self.both:
+            one.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of both."""
+        for one in self.both:
+            one.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of each, by its place."""
+        return {str(place): one.state_dict() for place, one in enumerate(self.both)}
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for place, one in enumerate(self.both):
+            one.load_state_dict(values[str(place)])
+
+
+def block_matrices(model: nn.Module) -> list[Tensor]:
+    """The weights of the linear layers inside blocks, but for those of the gates: a row of these is a bias with a slope and
+    no direction among others."""
+    return [
+        layer.weight
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+        and "blocks" in name.split(".")
+        and not name.endswith(".gates")
+        and layer.weight.requires_grad
+    ]
+
+
 def warmup_cosine(
     step: int, *, warmup: float, rise: float, fall: float, high: float, low: float, scale: float = 1.0
 ) -> float:

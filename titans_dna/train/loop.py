@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from titans_dna.run.progress import Progress
 from titans_dna.run.signals import Interruption, Stopped
-from titans_dna.train.learner import Learner, Step
+from titans_dna.train.learner import Learner, MuonAdamW, Step
 from titans_dna.train.record import Record, write_checkpoint
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Loop:
     def __init__(
         self,
         learner: Learner,
-        optimiser: torch.optim.Optimizer,
+        optimiser: torch.optim.Optimizer | MuonAdamW,
         settings: Settings,
         machine: Machine,
         *,
@@ -261,7 +261,7 @@ class Loop:
             finite = tally.finite and math.isfinite(norm)
             if finite and tally.scale:
                 for group in self.optimiser.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group.get("relative", 1.0)
                 self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1

@@ -138,6 +138,13 @@ class OptimiserOptions:
     batch_size: int = option(8, "Windows (or lanes) per batch and device.", least=1)
     accumulate: int = option(1, "Batches per optimiser step.", least=1)
     lr: float = option(2e-3, "Highest learning rate of AdamW, reached after the warm-up.", above=0)
+    optimizer: Literal["adamw", "muon"] = option(
+        "adamw",
+        "muon: Muon for the matrices of the blocks and AdamW for the rest, where it learns more per base; adamw: for all.",
+    )
+    muon_lr: float = option(
+        0.02, "Highest learning rate of Muon, which rises and falls as AdamW's does.", above=0, most=1
+    )
     min_lr: float = option(2e-4, "Learning rate of the last step; a cosine leads there.", least=0)
     warmup: int = option(100, "Steps over which the learning rate rises from 0 to lr, linearly.", least=0)
     weight_decay: float = option(

@@ -21,10 +21,10 @@ from titans_dna.run.files import write_csv, write_figure, write_text
 from titans_dna.run.progress import say
 from titans_dna.run.sealed import json_digest
 from titans_dna.train.language import COLUMNS, Language
-from titans_dna.train.learner import adamw, warmup_cosine
+from titans_dna.train.learner import MuonAdamW, adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Outcome, Settings
 from titans_dna.train.loss import validate
-from titans_dna.train.options import PretrainOptions
+from titans_dna.train.options import OptimiserOptions, PretrainOptions
 from titans_dna.train.record import CHECKPOINT, METRICS, Record, read_checkpoint, read_metrics
 from titans_dna.train.source import Source, describe_plan, open_source
 
@@ -146,7 +146,7 @@ def _prepare(
 
     return Loop(
         learner,
-        adamw(model, optimiser.weight_decay, (optimiser.beta1, optimiser.beta2)),
+        _optimiser(model, optimiser),
         Settings(
             optimiser.steps,
             rate,
@@ -165,6 +165,13 @@ def _prepare(
         record=Record(directory / METRICS, COLUMNS, events=directory / EVENTS),
         title="pretrain",
     )
+
+
+def _optimiser(model: TitansDNA, how: OptimiserOptions) -> torch.optim.AdamW | MuonAdamW:
+    betas = (how.beta1, how.beta2)
+    if how.optimizer == "muon":
+        return MuonAdamW(model, how.weight_decay, betas, relative=how.muon_lr / how.lr)
+    return adamw(model, how.weight_decay, betas)
 
 
 def _batches(options: PretrainOptions, source: Source, step: int, fabric: Fabric) -> Iterator[Iterator[Any]]:
