@@ -37,7 +37,13 @@ def test_yaml_round_trip(tmp_path):
             "restart: got 100 with 2 layer.s., want 0 or a multiple of chunk .64., with at least 2 layers",
         ),
         ({"restart": 64, "layers": 1}, "restart: got 64 with 1 layer"),
-        ({"widht": 4}, "unknown key 'widht', want one of variant, vocab_size"),
+        ({"mixers": ["conv", "lmn"]}, "mixers: got .'conv', 'lmn'., want a list of conv, lmm, mac, mag, mal"),
+        ({"mixers": "conv"}, "mixers: got 'conv', want a list of conv"),
+        ({"mixers": ["conv"] * 3}, "mixers: got 3 for 2 layers, want one for each"),
+        ({"mixers": [["conv"], {}]}, "mixers: got .*, want a list of"),
+        ({"mixers": ["conv", "lmm"], "restart": 64}, "restart: got 64 with 1 layer.s., .* at least 2 layers of memory"),
+        ({"conv_taps": 0}, "conv_taps: got 0, want at least 1"),
+        ({"widht": 4}, "unknown key 'widht', want one of variant, mixers, vocab_size"),
     ],
 )
 def test_wrong_values_are_named(values, message):
@@ -72,6 +78,11 @@ SIZES = [
         dict(convolution=0, persistent=0, vocab_size=77),
         dict(attention=False, convolution=7),
     )
+]
+SIZES += [
+    dict(mixers=mixers, width=24, heads=3, layers=len(mixers), persistent=5, **more)
+    for mixers in (["conv"], ["conv", "mac"], ["mal", "conv", "lmm", "mag"])
+    for more in ({}, dict(conv_taps=7, attention=False, tie_embeddings=True))
 ]
 SIZES += [TitansConfig.preset(preset, variant="mac").to_dict() for preset in ("tiny", "small", "base")]
 

@@ -12,6 +12,9 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
+MIXERS = ("conv", *VARIANTS)
+_LATER = ("mixers", "conv_taps")
+"""Fields that version 0.1.0 lacked."""
 READS = ("after", "before", "anchor")
 GATES = ("token", "chunk")
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -28,6 +31,9 @@ class TitansConfig:
 
     variant: str = "mac"
     """lmm (memory alone), mac (memory as context), mag (gated) or mal (layer)."""
+    mixers: tuple[str, ...] = ()
+    """What mixes the tokens in each block, one name for each of the `layers`: conv (a gated causal convolution, no memory) or
+    one of the variants; none: `variant` in all of them."""
     vocab_size: int = 12
     """Number of token ids; 12 is the single-nucleotide vocabulary."""
     width: int = 128
@@ -54,6 +60,8 @@ class TitansConfig:
     """False drops the weight decay of the memory: alpha = 0 (ablation)."""
     convolution: int = 4
     """Width of the causal depthwise convolution on the memory's q, k and v; 0 leaves it out (ablation)."""
+    conv_taps: int = 16
+    """Width of the causal depthwise convolution that mixes the tokens of a conv block."""
     attention: bool = True
     """False leaves the attention out of mac, mag and mal (ablation); lmm never has any."""
     persistent: int = 8
@@ -80,7 +88,9 @@ class TitansConfig:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if kind is float and type(value) is int:
+            if name == "mixers":
+                object.__setattr__(self, name, _mixers(value, self.layers))
+            elif kind is float and type(value) is int:
                 object.__setattr__(self, name, float(value))
             elif type(value) is not kind:
                 raise ValueError(f"{name}: got {value!r}, want {kind.__name__}")
@@ -96,11 +106,22 @@ class TitansConfig:
             raise ValueError(f"heads: got {self.heads}, want an even head width out of width {self.width}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}, want 0 <= dropout < 1")
-        if self.restart and (self.restart % self.chunk or self.layers < 2):
-            wanted = f"a multiple of chunk ({self.chunk}), with at least 2 layers"
-            raise ValueError(f"restart: got {self.restart} with {self.layers} layer(s), want 0 or {wanted}")
+        remembering = sum(kind != "conv" for kind in self.kinds)
+        if self.restart and (self.restart % self.chunk or remembering < 2):
+            wanted = f"a multiple of chunk ({self.chunk}), with at least 2 layers" + " of memory" * bool(self.mixers)
+            raise ValueError(f"restart: got {self.restart} with {remembering} layer(s), want 0 or {wanted}")
         if not self.theta_max > 0:
             raise ValueError(f"theta_max: got {self.theta_max}, want above 0")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The mixer of every block."""
+        return self.mixers or (self.variant,) * self.layers
+
+    @property
+    def architecture(self) -> str:
+        """The variant, or the mixers of the blocks, for a line of text."""
+        return "-".join(self.mixers) or self.variant
 
     @property
     def head_width(self) -> int:
@@ -115,22 +136,29 @@ class TitansConfig:
     @property
     def parameters(self) -> int:
         """Number of learned values of the model, a tied embedding counted once, without building it."""
+        width, blocks = self.width, sum(map(self._of_block, self.kinds))
+        return (2 - self.tie_embeddings) * self.vocab_size * width + blocks + width
+
+    def _of_block(self, kind: str) -> int:
+        """The learned values of a block with this mixer."""
         width, square, taps = self.width, self.width**2, self.convolution
+        frame = 2 * width + 3 * width * self.ffn_hidden
+        if kind == "conv":
+            return frame + 3 * square + self.conv_taps * width
         hidden = self.head_width * self.memory_expansion
         widths = [self.head_width, *[hidden] * (self.memory_depth - 1), self.head_width]
         initial = self.heads * sum(i * j for i, j in pairwise(widths))
         gates = (width + 1) * self.heads * (1 + self.momentum + self.forgetting)
         memory = 5 * square + 3 * taps * width + gates + 2 * width + initial
         attention = 0
-        if self.attention and self.variant != "lmm":
+        if self.attention and kind != "lmm":
             attention = {
                 "mac": 6 * square + taps * width + 4 * width,  # with the reader of the memory
                 "mag": 4 * square + 2 * width,
                 "mal": 4 * square + width,
-            }[self.variant]
-        persistent = 0 if self.variant == "lmm" else self.persistent * width
-        block = 2 * width + persistent + memory + attention + 3 * width * self.ffn_hidden
-        return (2 - self.tie_embeddings) * self.vocab_size * width + self.layers * block + width
+            }[kind]
+        persistent = 0 if kind == "lmm" else self.persistent * width
+        return frame + persistent + memory + attention
 
     def replace(self, **changes: Any) -> TitansConfig:
         """A copy with some fields changed, validated again."""
@@ -138,7 +166,13 @@ class TitansConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
-        return dataclasses.asdict(self)
+        return {name: list(value) if name == "mixers" else value for name, value in dataclasses.asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """The same for fingerprints: a field that version 0.1.0 lacked is left out at its default, so that its states and
+        unfinished runs stay those of their model."""
+        later = {name: value for name, value in TitansConfig().to_dict().items() if name in _LATER}
+        return {name: value for name, value in self.to_dict().items() if name not in later or value != later[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TitansConfig:
@@ -173,6 +207,15 @@ class TitansConfig:
         return cls.from_dict({**yaml.safe_load(source.read_text()), **changes})
 
 
+def _mixers(value: Any, layers: Any) -> tuple[str, ...]:
+    """ValueError for what is no list of mixers, one for each layer."""
+    if not isinstance(value, (list, tuple)) or not all(one in MIXERS for one in value):
+        raise ValueError(f"mixers: got {value!r}, want a list of {', '.join(MIXERS)}")
+    if value and len(value) != layers:
+        raise ValueError(f"mixers: got {len(value)} for {layers} layers, want one for each")
+    return tuple(value)
+
+
 class _Plain(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -199,6 +242,7 @@ _MINIMUM = {
     "memory_expansion": 1,
     "chunk": 1,
     "convolution": 0,
+    "conv_taps": 1,
     "persistent": 0,
     "segment": 1,
     "window": 1,

@@ -50,6 +50,18 @@ def test_without_convolution_and_attention_a_reset_is_a_fresh_start(variant, gat
     assert (carried - alone).abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_a_reset_leaves_a_block_without_a_memory_alone():
+    model = make("lmm", mixers=["conv", "mag"], conv_taps=5)
+    _, _, state = model(tokens())
+    conv, after = reset_memory(model, state)
+    assert conv is state[0]
+    assert not torch.equal(after.memory.scan.memory[0], state[1].memory.scan.memory[0])
+    convolutions = make("lmm", mixers=["conv", "conv"])
+    torch.testing.assert_close(read_with_resets(convolutions, tokens()), convolutions(tokens()).logits)
+    assert torch.equal(memory_off(convolutions)(tokens()).logits, convolutions(tokens()).logits)
+
+
 @pytest.mark.parametrize("variant", ["lmm", "mag"])
 @torch.no_grad()
 def test_a_reset_is_of_the_memory_alone(variant):

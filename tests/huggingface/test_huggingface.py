@@ -78,6 +78,20 @@ def test_a_directory_of_ours_becomes_every_auto_model(tmp_path, tied):
     assert AutoConfig.from_pretrained(tmp_path).titans == model.config
 
 
+def test_mixers_go_there_and_back(tmp_path):
+    ours, theirs, ids = tmp_path / "ours", tmp_path / "theirs", random_ids(2, 30)
+    model = make(ours, mixers=["conv", "mag"], conv_taps=5)
+    lm = AutoModelForCausalLM.from_pretrained(ours)
+    lm.save_pretrained(theirs)
+    AutoTokenizer.from_pretrained(ours).save_pretrained(theirs)
+    read = titans_dna.load(theirs)
+    assert read.config == model.config
+    assert read.config.mixers == ("conv", "mag")
+    torch.testing.assert_close(logits(read, ids), logits(model, ids), atol=1e-6, rtol=0)
+    whole = lm.generate(ids[:1], max_new_tokens=8, do_sample=False, use_cache=False)
+    assert torch.equal(lm.generate(ids[:1], max_new_tokens=8, do_sample=False, use_cache=True), whole)
+
+
 @BOTH
 def test_a_directory_of_theirs_is_one_of_ours(tmp_path, tied):
     ours, theirs, ids = tmp_path / "ours", tmp_path / "theirs", random_ids(2, 30)

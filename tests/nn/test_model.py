@@ -5,6 +5,7 @@ import torch
 
 from titans_dna.config import VARIANTS, TitansConfig
 from titans_dna.nn.blocks import LMMBlock, MACBlock
+from titans_dna.nn.memory import NeuralMemoryState
 from titans_dna.nn.model import TitansDNA, detach, map_state
 
 TOKENS = 75
@@ -26,12 +27,27 @@ OTHERS = [
     {"segment": 12, "window": 1},
     {"max_norm": 0.0},
     {"restart": 24},
+    {"mixers": ["conv", "mac"], "conv_taps": 5},
 ]
-CASES = [(variant, change) for variant in VARIANTS for change in OTHERS]
+MIXED = ("conv-conv", "conv-lmm", "mac-conv-mag")
+ALL = (*VARIANTS, *MIXED)
+CASES = [(variant, change) for variant in VARIANTS for change in OTHERS if variant == "lmm" or "mixers" not in change]
+CASES += [
+    ("lmm", change)
+    for change in (
+        {"mixers": ["conv", "lmm"]},
+        {"mixers": ["conv", "conv"], "conv_taps": 40},
+        {"mixers": ["mag", "conv"], "conv_taps": 3},
+        {"mixers": ["mal", "conv", "mag"], "layers": 3, "restart": 24},
+    )
+]
 
 
 def build(variant="mac", seed=0, dtype=torch.float64, **change):
     torch.manual_seed(seed)
+    if "-" in variant:
+        change |= {"mixers": variant.split("-"), "layers": variant.count("-") + 1, "conv_taps": 5}
+        variant = "lmm"
     model = TitansDNA(TitansConfig(variant=variant, **{**SMALL, **change})).to(dtype).eval()
     with torch.no_grad():  # away from the start's special values, so that every path carries something
         for p in model.parameters():
@@ -88,7 +104,7 @@ def test_a_token_changes_nothing_before_it(variant, change):
         assert place == TOKENS - 1 or reach.abs().max() > 1e-9  # and it does reach what follows
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_no_gradient_from_the_future(variant):
     model, ids = build(variant), draw(1, 40)
     embedded = model.embedding(ids).detach().requires_grad_()
@@ -102,7 +118,7 @@ def test_no_gradient_from_the_future(variant):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_rows_padding_and_batch_size_change_nothing(variant):
     model, ids = build(variant, dtype=torch.float32), draw(5)
     together = model(ids).logits
@@ -113,7 +129,7 @@ def test_rows_padding_and_batch_size_change_nothing(variant):
         torch.testing.assert_close(model(padded).logits[:, : 30 + i], alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_gradients_through_pieces_equal_those_of_the_whole(variant):
     model, ids = build(variant), draw(2, 50)
     parameters = list(model.parameters())
@@ -125,7 +141,7 @@ def test_gradients_through_pieces_equal_those_of_the_whole(variant):
     assert all(torch.isfinite(g).all() and torch.count_nonzero(g) for g in whole)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_activation_checkpointing_changes_no_gradient(variant):
     model, ids = build(variant), draw(2, 30)
     grads = []
@@ -135,7 +151,7 @@ def test_activation_checkpointing_changes_no_gradient(variant):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_bfloat16_autocast_keeps_the_state_in_float32(variant):
     model, ids = build(variant, dtype=torch.float32), draw()
     exact = model(ids)
@@ -144,8 +160,8 @@ def test_bfloat16_autocast_keeps_the_state_in_float32(variant):
     out.logits.float().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     assert (out.logits.float() - exact.logits).norm() < 0.1 * exact.logits.norm()
-    scan = getattr(out.state[0], "memory", out.state[0]).scan
-    assert scan.memory[0].dtype == torch.float32
+    states = [getattr(state, "memory", state) for state in out.state]
+    assert all(state.scan.memory[0].dtype == torch.float32 for state in states if isinstance(state, NeuralMemoryState))
 
 
 def test_detach_cuts_the_graph_and_keeps_the_state():

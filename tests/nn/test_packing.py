@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from titans_dna.config import VARIANTS, TitansConfig
+from titans_dna.config import MIXERS, VARIANTS, TitansConfig
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.model import TitansDNA
 from titans_dna.nn.packing import pack
@@ -13,6 +13,7 @@ from titans_dna.nn.packing import pack
 # Around the chunk (8), the window (12) and the segment (16); one token; shorter than the convolution's reach of 3; none.
 LENGTHS = [7, 1, 40, 0, 16, 33, 2, 0]
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
+ALL = (*VARIANTS, "conv-conv", "conv-lmm", "mac-conv-mag")
 EVERY = [{}, {"gates": "chunk"}, {"convolution": 0}, {"persistent": 0, "read": "before"}, {"read": "anchor"}]
 CASES = [
     *((variant, change) for variant in VARIANTS for change in EVERY),
@@ -25,11 +26,16 @@ CASES = [
     ("mal", {"persistent": 9, "gates": "chunk"}),
     ("mal", {"window": 64, "forgetting": False}),
     *((variant, {"restart": 16}) for variant in VARIANTS),
+    *(("lmm", {"mixers": ["conv", kind], "conv_taps": 5}) for kind in MIXERS),
+    ("lmm", {"mixers": ["mal", "conv", "mag"], "layers": 3, "restart": 16, "conv_taps": 9}),
 ]
 
 
 def build(variant, dtype=torch.float64, **change):
     torch.manual_seed(0)
+    if "-" in variant:
+        change |= {"mixers": variant.split("-"), "layers": variant.count("-") + 1, "conv_taps": 5}
+        variant = "lmm"
     model = TitansDNA(TitansConfig(variant=variant, **{**SMALL, **change})).to(dtype).eval()
     with torch.no_grad():  # away from the start's special values, so that every path carries something
         for p in model.parameters():
@@ -85,7 +91,7 @@ def test_one_scan_and_blocks_side_by_side_are_the_memory_of_each(change):
 
 
 @pytest.mark.parametrize("lengths", [[1], [75], [1, 1, 1], [0, 5, 0]])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_few_sequences_in_float32(variant, lengths):
     model, (ids, cu_seqlens) = build(variant, torch.float32), draw(lengths)
     packed, want = model(ids, cu_seqlens=cu_seqlens.int()).logits, alone(model, ids, lengths)
@@ -96,7 +102,7 @@ def test_few_sequences_in_float32(variant, lengths):
 
 @torch.no_grad()
 @pytest.mark.parametrize("change", [{}, {"gates": "chunk"}], ids=str)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_a_sequence_changes_nothing_in_another(variant, change):
     model, (ids, cu_seqlens) = build(variant, torch.float32, **change), draw()
     before = model(ids, cu_seqlens=cu_seqlens).hidden
@@ -109,7 +115,7 @@ def test_a_sequence_changes_nothing_in_another(variant, change):
         assert (after[:, start:stop] != before[:, start:stop]).any(-1).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_no_gradient_over_a_border(variant):
     model, (ids, cu_seqlens) = build(variant), draw([7, 1, 20, 2])
     embedded = model.embedding(ids).detach().requires_grad_()
@@ -132,7 +138,7 @@ def test_features_of_a_middle_block():
     assert state == ()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_activation_checkpointing_changes_no_gradient(variant):
     model, (ids, cu_seqlens) = build(variant), draw([7, 1, 20])
     grads = []
@@ -142,7 +148,7 @@ def test_activation_checkpointing_changes_no_gradient(variant):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_bfloat16_autocast(variant):
     model, (ids, cu_seqlens) = build(variant, torch.float32), draw()
     exact = model(ids, cu_seqlens=cu_seqlens).logits

@@ -17,8 +17,14 @@ from titans_dna.nn.state import load_state, save_state
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
 
 
+ALL = (*VARIANTS, "conv-conv", "conv-lmm", "mac-conv-mag")
+
+
 def build(variant, seed=0, **change):
     torch.manual_seed(seed)
+    if "-" in variant:
+        change |= {"mixers": variant.split("-"), "layers": variant.count("-") + 1, "conv_taps": 5}
+        variant = "lmm"
     return TitansDNA(TitansConfig(variant=variant, **{**SMALL, **change})).double().eval()
 
 
@@ -30,7 +36,7 @@ def draw(t, b=1):
 @torch.no_grad()
 @pytest.mark.parametrize("gates", ["token", "chunk"])
 @pytest.mark.parametrize("cut", [1, 21, 24, 32])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_reading_goes_on_from_a_file(tmp_path, variant, cut, gates):
     model, ids = build(variant, gates=gates), draw(60, 2)
     state = model(ids[:, :cut]).state
@@ -48,7 +54,7 @@ def test_reading_goes_on_from_a_file(tmp_path, variant, cut, gates):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_identical_states_are_identical_files(tmp_path, variant):
     model = build(variant)
     about, more = {"bases": 30, "read": ["a:0-30"]}, {"b": torch.ones(3), "a": torch.ones(2, 2)}
@@ -57,23 +63,26 @@ def test_identical_states_are_identical_files(tmp_path, variant):
     assert len({(tmp_path / str(i)).read_bytes() for i in range(12)}) == 1
 
 
-KINDS = {"titans_kernels.state:MemoryState", "titans_dna.memory:NeuralMemoryState", "tuple"}
-MORE_KINDS = {
-    "lmm": set(),
-    "mac": {"titans_dna.blocks:MACState", "titans_dna.attention:SegmentState"},
-    "mag": {"titans_dna.blocks:MAGState", "titans_dna.attention:SlidingState"},
-    "mal": {"titans_dna.blocks:MAGState", "titans_dna.attention:SlidingState"},
+MEMORY = {"titans_kernels.state:MemoryState", "titans_dna.memory:NeuralMemoryState"}
+KINDS = {
+    "conv": {"titans_dna.blocks:ConvState"},
+    "lmm": MEMORY,
+    "mac": {"titans_dna.blocks:MACState", "titans_dna.attention:SegmentState", *MEMORY},
+    "mag": {"titans_dna.blocks:MAGState", "titans_dna.attention:SlidingState", *MEMORY},
+    "mal": {"titans_dna.blocks:MAGState", "titans_dna.attention:SlidingState", *MEMORY},
 }
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_classes_have_the_names_of_version_0_1_0_on_the_disk(tmp_path, variant):
     model = build(variant)
     save_state(tmp_path / "one", model(draw(30)).state, model)
     with safe_open(tmp_path / "one", "pt") as file:
         structure = file.metadata()["structure"]
-    assert set(re.findall(r'"kind": "([^"]*)"', structure)) == KINDS | MORE_KINDS[variant]
+    assert set(re.findall(r'"kind": "([^"]*)"', structure)) == {"tuple"}.union(
+        *(KINDS[kind] for kind in variant.split("-"))
+    )
 
 
 def test_only_the_model_that_wrote_it(tmp_path):
@@ -151,7 +160,7 @@ def _unsealed(metadata):
     return {key: value for key, value in metadata.items() if key != "digest"}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_altered_bytes_are_noticed(tmp_path, variant):
     model, path = build(variant), tmp_path / "one"
     save_state(path, model(draw(30)).state, model, {"read": ["chr1"]}, {"sums": torch.ones(3)})
@@ -167,7 +176,7 @@ def test_altered_bytes_are_noticed(tmp_path, variant):
     load_state(path, model)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL)
 def test_what_is_no_state_of_the_model_is_refused(tmp_path, variant):
     """Files with a digest that is right, from somebody who knows how."""
     model, path = build(variant), tmp_path / "one"

@@ -81,6 +81,29 @@ def test_the_table_knows_the_state_and_no_time():
     assert math.isnan(estimate(known, Settings(2**20, 8192, 1, 1, False)).bases_per_second)
 
 
+MIXED = TitansConfig.preset("tiny", layers=3, mixers=["conv", "conv", "mag"])
+
+
+@pytest.mark.parametrize(
+    "config", [MIXED, TitansConfig.preset("tiny", layers=3, restart=64)], ids=["mixers", "restart"]
+)
+def test_blocks_that_differ_are_measured_together(config):
+    known = calibrate(config, ["whole", "again"], 512, "cpu", 1, seconds=1)
+    assert known.state == state_bytes(config, 512)
+    assert known.parameters == config.parameters
+    assert 0 < known.modes["again"].seconds < 1e-2
+    assert rough(config, ["whole"], "cpu").state == state_bytes(config, 64)
+
+
+def test_the_command_of_a_plan_has_the_mixers(capsys):
+    status, out, _ = call(
+        capsys, "plan", "--preset", "tiny", "--length", "1Mi", "--no_calibration", "--model.mixers", "conv", "lmm"
+    )
+    assert status == 0
+    assert "model: tiny, conv-lmm, " in out
+    assert "--model.mixers conv lmm --context 1048576" in out
+
+
 def test_the_verb_in_words_and_as_json(capsys):
     status, out, _ = call(
         capsys, "plan", "--preset", "tiny", "--length", "1Mi", "--no_calibration", "--memory", "80GB",

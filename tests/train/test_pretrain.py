@@ -93,6 +93,22 @@ def test_a_stopped_run_continues_as_if_it_had_not(whole, tmp_path, line, number,
     assert (out / checkpoint.LANGUAGE.weights).read_bytes() == (reference / checkpoint.LANGUAGE.weights).read_bytes()
 
 
+def test_blocks_with_mixers_of_their_own(tmp_path, capsys):
+    line = SMALL.replace("--model.layers 1", "--model.layers 2 --model.mixers conv mag") + "--steps 5"
+    assert run(line, tmp_path / "run") == 0
+    assert "model: tiny, conv-mag, " in capsys.readouterr().err
+    assert "mixers conv-mag, preset tiny" in (tmp_path / "run" / "README.md").read_text()
+    model = checkpoint.load(tmp_path / "run")
+    assert model.config.mixers == ("conv", "mag")
+    assert run(f"pretrain --config {tmp_path / 'run' / 'run.yaml'}", tmp_path / "again") == 0
+    weights = [tmp_path / name / checkpoint.LANGUAGE.weights for name in ("run", "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert run(line.replace("conv mag", "conv mga"), tmp_path / "wrong") == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("want a list of conv, lmm, mac, mag, mal")
+    assert run(line.replace("conv mag", "conv"), tmp_path / "wrong") == 2
+    assert "--model.mixers: got 1 for 2 layers, want one for each" in capsys.readouterr().err
+
+
 def test_muon_takes_other_steps_at_the_rate_of_the_schedule(whole):
     mine, other = timeless(whole(MUON)), timeless(whole(WINDOWS))
     assert [row["lr"] for row in mine] == [row["lr"] for row in other]

@@ -128,7 +128,7 @@ def _plan(options: ContextOptions, model: TitansDNA, genome: Genome, places: lis
     """What the scores depend on, each by the name under which a difference is reported."""
     task = options.task
     return {
-        "model": weights_fingerprint(model) + repr(sorted(model.config.to_dict().items())),
+        "model": weights_fingerprint(model) + repr(sorted(model.config.identity().items())),
         "sequence": genome.fingerprint(),
         "longest of --contexts": task.contexts[-1],
         "--target": task.target,
@@ -143,12 +143,13 @@ def _about(
     task, config = options.task, model.config
     unknown = 1 - sum(one.count(letter) for one in text for letter in b"ACGTUacgtu") / sum(map(len, text))
     names = ", ".join(path.name for path in genome.paths)
-    reach = {"lmm": "no attention", "mac": f"segments of {config.segment}"}.get(
-        config.variant, f"attention window {config.window}"
-    )
+    window = f"attention window {config.window}"
+    reaches = {"mac": f"segments of {config.segment}", "mag": window, "mal": window}
+    found = [reaches[kind] for kind in dict.fromkeys(config.kinds) if kind in reaches and config.attention]
+    reach = ", ".join(dict.fromkeys(found)) or "no attention"
     return "\n".join(
         (
-            f"Model: {config.variant}, {config.layers} blocks of width {config.width}, {model.parameter_count():,} "
+            f"Model: {config.architecture}, {config.layers} blocks of width {config.width}, {model.parameter_count():,} "
             f"parameters, {reach}.",
             f"Sequence: {names}; {len(places)} stretches of {task.target:,} bases at {', '.join(map(str, places))} "
             f"(first base, 0-based); {unknown:.1%} of what is read with the longest context are no A, C, G or T.",

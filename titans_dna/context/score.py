@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titans_dna.nn.blocks import Block, MACState, MAGState
+from titans_dna.nn.blocks import ConvState, MACState, MAGState, MemoryBlock
 from titans_dna.nn.memory import NeuralMemory, NeuralMemoryState
 from titans_dna.nn.model import Output, TitansDNA
 from titans_dna.reading.bits import nats
@@ -93,6 +93,8 @@ def memory_off(model: TitansDNA) -> TitansDNA:
 
 
 def _reset(block: Any, state: Any) -> Any:
+    if isinstance(state, ConvState):
+        return state
     if isinstance(state, MACState):
         assert state.memory is not None
         memory = _fresh(block, state.memory, persistent=False)
@@ -102,7 +104,7 @@ def _reset(block: Any, state: Any) -> Any:
     return _fresh(block, state, persistent=True)
 
 
-def _fresh(block: Block, state: NeuralMemoryState, persistent: bool) -> NeuralMemoryState:
+def _fresh(block: MemoryBlock, state: NeuralMemoryState, persistent: bool) -> NeuralMemoryState:
     """The memory before the first token of a sequence, beside the running convolution."""
     rows = len(state.scan.position)
     weight = block.norm.weight

@@ -1,4 +1,4 @@
-"""The four ways to put the memory into a block (arXiv 2501.00663, section 4): LMM, MAC, MAG, MAL.
+"""The four ways to put the memory into a block (arXiv 2501.00663, section 4), LMM, MAC, MAG, MAL; and a block without one.
 
 Every block: pre-norm, mixing, residual; pre-norm, SwiGLU, residual. `block(x, state)` → (x, state), None at the start.
 """
@@ -8,34 +8,49 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.attention import SegmentAttention, SegmentInputs, SegmentState, SlidingAttention, SlidingState
-from titans_dna.nn.layers import RMSNorm, SwiGLU
+from titans_dna.nn.layers import CausalConv, RMSNorm, SwiGLU
 from titans_dna.nn.memory import MemoryReader, NeuralMemory, NeuralMemoryState
 from titans_dna.nn.packing import Packing
 
 
-def build_block(config: TitansConfig) -> Block:
-    """One block of the configured variant; without attention, mac, mag and mal are the memory over [P, x]."""
+def build_blocks(config: TitansConfig) -> list[Block]:
+    """All blocks of a model, from the first. Of the memories all but the last begin again where `restart` says so."""
+    last = max((place for place, kind in enumerate(config.kinds) if kind != "conv"), default=0)
+    return [
+        build_block(config.replace(restart=0) if place == last else config, kind)
+        for place, kind in enumerate(config.kinds)
+    ]
+
+
+def build_block(config: TitansConfig, kind: str) -> Block:
+    """One block with this mixer; without attention, mac, mag and mal are the memory over [P, x]."""
+    if kind == "conv":
+        return ConvBlock(config)
+    config = config.replace(variant=kind)
     if not config.attention:
         return LMMBlock(config)
-    return {"lmm": LMMBlock, "mac": MACBlock, "mag": MAGBlock, "mal": MALBlock}[config.variant](config)
+    return {"lmm": LMMBlock, "mac": MACBlock, "mag": MAGBlock, "mal": MALBlock}[kind](config)
 
 
 class Block(nn.Module):
-    """Residual frame around `mix`, which the variants define."""
+    """Residual frame around `mix`, which the mixers define."""
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
-        persistent = 0 if config.variant == "lmm" else config.persistent
         self.norm = RMSNorm(config.width)
-        self.persistent = nn.Parameter(torch.randn(persistent, config.width)) if persistent else None
-        self.memory = NeuralMemory(config)
+        self.mixer(config)
         self.ffn_norm = RMSNorm(config.width)
         self.ffn = SwiGLU(config.width, config.ffn_hidden)
         self.dropout = nn.Dropout(config.dropout)
+
+    def mixer(self, config: TitansConfig) -> None:
+        """Make what mixes, where its weights have always been drawn."""
+        raise AssertionError("a block defines mixer")
 
     def forward(self, x: Tensor, state: Any = None, packing: Packing | None = None) -> tuple[Tensor, Any]:
         """x [b, t, width], t >= 1. With a packing, x is [1, t, width] and there is no state, neither in nor out."""
@@ -53,6 +68,43 @@ class Block(nn.Module):
     def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
         """The same for sequences packed in x [1, t, width], each of them from its start."""
         raise AssertionError("a block defines mix_packed")
+
+
+class ConvState(NamedTuple):
+    """The convolution's last inputs."""
+
+    convolution: Tensor
+
+    def first(self, rows: int) -> ConvState:
+        """The state of the first rows of the batch."""
+        return ConvState(self.convolution[:rows])
+
+
+class ConvBlock(Block):
+    """No memory: a causal depthwise convolution over the last `conv_taps` tokens, gated."""
+
+    def mixer(self, config: TitansConfig) -> None:
+        self.input = nn.Linear(config.width, 2 * config.width, bias=False)
+        self.convolution = CausalConv(config.width, config.conv_taps)
+        self.output = nn.Linear(config.width, config.width, bias=False)
+
+    def mix(self, x: Tensor, state: ConvState | None) -> tuple[Tensor, ConvState]:
+        value, gate = self.input(x).chunk(2, dim=-1)
+        y, last = self.convolution(value, None if state is None else state.convolution)
+        return self.output(y * F.silu(gate)), ConvState(last)
+
+    def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
+        value, gate = self.input(x).chunk(2, dim=-1)
+        return self.output(self.convolution.packed(value, packing) * F.silu(gate))
+
+
+class MemoryBlock(Block):
+    """What the blocks with a memory share."""
+
+    def mixer(self, config: TitansConfig) -> None:
+        persistent = 0 if config.variant == "lmm" else config.persistent
+        self.persistent = nn.Parameter(torch.randn(persistent, config.width)) if persistent else None
+        self.memory = NeuralMemory(config)
 
     def prefix(self, x: Tensor) -> Tensor:
         """The persistent tokens, normalised as x is, for every row: [b, p, width]."""
@@ -76,7 +128,7 @@ class Block(nn.Module):
         return packing.separate(self.memory.packed(packing.insert(prefix, x), packing.widened(p)), p)
 
 
-class LMMBlock(Block):
+class LMMBlock(MemoryBlock):
     """The memory alone mixes tokens."""
 
     def mix(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, NeuralMemoryState]:
@@ -104,7 +156,7 @@ class MACState(NamedTuple):
         return MACState(memory, reader, memory.scan.memory, None, self.position)
 
 
-class MACBlock(Block):
+class MACBlock(MemoryBlock):
     """Memory as context (eqs. 21-25): attention inside a segment over [P, what the memory recalls, the segment]."""
 
     def __init__(self, config: TitansConfig) -> None:
@@ -157,7 +209,7 @@ class MAGState(NamedTuple):
     attention: SlidingState
 
 
-class MAGBlock(Block):
+class MAGBlock(MemoryBlock):
     """Gated (eqs. 26-28): the memory over [P, x] beside sliding-window attention over [P, x]."""
 
     def __init__(self, config: TitansConfig) -> None:
@@ -178,7 +230,7 @@ class MAGBlock(Block):
         return self.gate(y, self.remember_packed(x, packing)[1])
 
 
-class MALBlock(Block):
+class MALBlock(MemoryBlock):
     """Layer (eqs. 29-31): the memory over [P, x], then sliding-window attention over what it returns."""
 
     def __init__(self, config: TitansConfig) -> None:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import titans_dna
 from titans_dna.config import TitansConfig
-from titans_dna.nn.blocks import build_block
+from titans_dna.nn.blocks import build_blocks
 from titans_dna.nn.layers import RMSNorm
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.packing import pack
@@ -46,8 +46,7 @@ class TitansDNA(nn.Module):
         self.activation_checkpointing = False
         """Keep only each block's input in training and compute the rest again in the backward."""
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        each = [config] * (config.layers - 1) + [config.replace(restart=0)]
-        self.blocks = nn.ModuleList(map(build_block, each))
+        self.blocks = nn.ModuleList(build_blocks(config))
         self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.logit_scale = initialise(self, config)

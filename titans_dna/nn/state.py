@@ -19,7 +19,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from titans_dna.nn.attention import SegmentState, SlidingState
-from titans_dna.nn.blocks import MACState, MAGState
+from titans_dna.nn.blocks import ConvState, MACState, MAGState
 from titans_dna.nn.memory import NeuralMemoryState
 from titans_dna.nn.model import TitansDNA, map_state, tensors_of, weights_fingerprint
 from titans_dna.run.files import replacing
@@ -33,6 +33,7 @@ _CLASSES: dict[str, Any] = {
     "titans_dna.memory:NeuralMemoryState": NeuralMemoryState,
     "titans_dna.attention:SegmentState": SegmentState,
     "titans_dna.attention:SlidingState": SlidingState,
+    "titans_dna.blocks:ConvState": ConvState,
     "titans_dna.blocks:MACState": MACState,
     "titans_dna.blocks:MAGState": MAGState,
 }
@@ -133,7 +134,7 @@ def load_state(path: str | Path, model: TitansDNA) -> Remembered:
 
 def model_fingerprint(model: TitansDNA) -> str:
     """Digest of the weights and settings that a state depends on."""
-    config = {name: value for name, value in model.config.to_dict().items() if name not in _APART_SETTINGS}
+    config = {name: value for name, value in model.config.identity().items() if name not in _APART_SETTINGS}
     return f"{weights_fingerprint(model, skip=_APART)} {json.dumps(config, sort_keys=True)}"
 
 

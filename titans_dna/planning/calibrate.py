@@ -22,7 +22,7 @@ SECONDS = 40.0
 LONGEST = 150.0
 """Seconds after which it is given up, whatever is missing."""
 ROUGH_PROCESS = 540e6
-ROUGH_VALUES = {"lmm": 55, "mac": 80, "mag": 95, "mal": 90}
+ROUGH_VALUES = {"conv": 25, "lmm": 55, "mac": 80, "mag": 95, "mal": 90}
 """Values that a block keeps of a token, in units of the width, as the presets took them."""
 ROUGH_GROWTH = 2.5
 """Of these values, what a token leaves as lost room where states are kept."""
@@ -100,7 +100,8 @@ def calibrate(
 def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
     """The same from a table, without running anything: within a factor of two, and no time."""
     parameters = config.parameters
-    block = 4.0 * config.width * ROUGH_VALUES[config.variant if config.attention else "lmm"]
+    kinds = [kind if config.attention or kind == "conv" else "lmm" for kind in config.kinds]
+    block = 4.0 * config.width * sum(ROUGH_VALUES[kind] for kind in kinds) / len(kinds)
     process = ROUGH_PROCESS if device == "cpu" else 0.0
     found = {}
     for mode in modes:
@@ -112,8 +113,9 @@ def rough(config: TitansConfig, modes: list[str], device: str) -> Calibration:
         fixed = process + bytes_a_parameter(mode) * parameters
         found[mode] = Coefficients(fixed, kept, kept / 2, float("nan"))
     with torch.no_grad():
-        one = TitansDNA(config.replace(layers=1))(torch.zeros(1, unit_of(config), dtype=torch.long)).state
-    state = config.layers * held_bytes(one)
+        small = config if config.mixers or config.restart else config.replace(layers=1)
+        some = TitansDNA(small)(torch.zeros(1, unit_of(config), dtype=torch.long)).state
+    state = config.layers // small.layers * held_bytes(some)
     growth = ROUGH_GROWTH * 4 * config.width * config.layers if "pieces" in modes else 0.0
     in_heap = HEAP / (12 * config.width)
     return Calibration(found, state, growth, in_heap, process, parameters, "from a table, not measured", 0.0, device)

@@ -58,10 +58,11 @@ def main() -> None:
     _import_verb(task.modes)
     config = TitansConfig.from_dict(task.config)
     unit = unit_of(config)
-    first = _apart(task, task.modes[0], 1, max(2 * unit, 512))
-    runs = [(mode, blocks) for mode in task.modes for blocks in _blocks(mode, config.layers)]
+    runs = [(mode, blocks) for mode in task.modes for blocks in _blocks(mode, config)]
+    fewest = config.layers if _differ(config) else 1
+    first = _apart(task, task.modes[0], fewest, max(2 * unit, 512))
     weight = 4 + sum(blocks * (1 if mode in ("whole", "read") else 2.7) for mode, blocks in runs)
-    tokens = task.seconds / (first["seconds"] / first["tokens"] * weight * 1.25)
+    tokens = task.seconds / (first["seconds"] / fewest / first["tokens"] * weight * 1.25)
     largest = _power(min(tokens, TENSOR_BYTES / 4 / config.width))
     largest = min(max(largest, 2 * unit), _power(max(task.length, 2)))
     sizes = (max(largest // 4 if largest // 4 >= unit else largest // 2, 1), largest)
@@ -87,8 +88,10 @@ def _base(task: Task, mode: str, blocks: int, first: dict[str, Any]) -> dict[str
 
 def unit_of(config: TitansConfig) -> int:
     """The smallest sensible piece: a chunk, and a segment or window of the attention."""
-    attention = {"lmm": 1, "mac": config.segment}.get(config.variant, config.window) if config.attention else 1
-    return max(config.chunk, attention)
+    memories = [kind for kind in config.kinds if kind != "conv"]
+    reach = {"lmm": 1, "mac": config.segment, "mag": config.window, "mal": config.window}
+    attention = [reach[kind] for kind in memories if config.attention]
+    return max([1, *attention, *[config.chunk] * bool(memories)])
 
 
 def _import_verb(modes: list[str]) -> None:
@@ -96,9 +99,15 @@ def _import_verb(modes: list[str]) -> None:
     import_module("titans_dna.reading.embed" if modes == ["read"] else "titans_dna.train.pretrain")
 
 
-def _blocks(mode: str, layers: int) -> list[int]:
-    """All blocks cost alike, so two of them tell of any number; checkpointed ones keep their input alone."""
-    return [layers] if layers <= 2 else [2] if mode in ("again", "whole-again") else [1, 2]
+def _blocks(mode: str, config: TitansConfig) -> list[int]:
+    """Where all blocks cost alike, two of them tell of any number; checkpointed ones keep their input alone."""
+    few = [config.layers] if config.layers <= 2 or _differ(config) else None
+    return few or ([2] if mode in ("again", "whole-again") else [1, 2])
+
+
+def _differ(config: TitansConfig) -> bool:
+    """Whether one block may cost other than the next."""
+    return bool(config.mixers or config.restart)
 
 
 def _power(n: float) -> int:

@@ -87,7 +87,7 @@ def as_dict(options: PlanOptions, calibration: Calibration, found: Found, memory
     speed = expected.bases_per_second * options.flags.devices
     known = not other and math.isfinite(speed)
     return {
-        "model": {"preset": options.flags.preset, "variant": options.config.variant},
+        "model": {"preset": options.flags.preset, "variant": options.config.architecture},
         "parameters": calibration.parameters,
         "source": calibration.source,
         "calibration_seconds": round(calibration.seconds, 1),
@@ -120,7 +120,7 @@ def as_text(options: PlanOptions, calibration: Calibration, found: Found, memory
     settings, expected, devices = found.settings, found.estimate, options.flags.devices
     read = settings.read
     lines = [
-        f"model: {options.flags.preset}, {options.config.variant}, {calibration.parameters:,} parameters; "
+        f"model: {options.flags.preset}, {options.config.architecture}, {calibration.parameters:,} parameters; "
         f"its state {show_bytes(calibration.state)} a sequence",
         f"figures: {calibration.source}{'; ' + other if other else ''}",
         f"{'reading' if read else 'training'}: {show_bases(settings.length)} bases "
@@ -162,7 +162,8 @@ def command(options: PlanOptions, found: Found) -> str:
     preset = TitansConfig.preset(flags.preset).to_dict()
     for name, value in options.config.to_dict().items():
         if value != preset[name] or name == "variant":
-            words += [f"--{name}" if name == "variant" else f"--model.{name}", str(value)]
+            values = map(str, value) if isinstance(value, list) else [str(value)]
+            words += [f"--{name}" if name == "variant" else f"--model.{name}", *values]
     words += ["--context", str(settings.length), "--batch_size", str(settings.batch_size)]
     words += ["--accumulate", str(settings.accumulate)] if settings.accumulate > 1 else []
     words += ["--piece", str(settings.piece)] if settings.borders else []

@@ -244,7 +244,7 @@ def embed_fingerprint(
     """Digest of all that the parts depend on: weights, tokenizer, sequences, intervals, options, what is in which, and the
     state file that they go on from. As version 0.1.0 had it."""
     chosen = {"pool": vectors.pool, "layer": vectors.layer, "rc": vectors.rc}
-    known = (model.config.to_dict(), tokenizer_of(model).to_dict(), chosen, source.genome.fingerprint(), plan)
+    known = (model.config.identity(), tokenizer_of(model).to_dict(), chosen, source.genome.fingerprint(), plan)
     return fingerprint(weights_fingerprint(model), known, source, state)
 
 

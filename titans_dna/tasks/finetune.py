@@ -152,7 +152,7 @@ def _backbone(options: FinetuneOptions) -> TitansDNA:
         return open_model(tune.model, TitansDNA)
     name = str(tune.preset)
     config = TitansConfig.preset(name) if name in preset_names() else TitansConfig.from_yaml(name)
-    config = config if tune.variant == "preset" else config.replace(variant=tune.variant)
+    config = config if tune.variant == "preset" else config.replace(variant=tune.variant, mixers=[])
     tokenizer = make_tokenizer("nucleotide")
     check_memory(config.parameters, choose_device(options.run.accelerator), "--preset")
     model = TitansDNA(config.replace(vocab_size=tokenizer.vocab_size))
@@ -164,7 +164,7 @@ def _plan(options: FinetuneOptions, backbone: TitansDNA) -> list[str]:
     start = "from scratch" if options.tune.preset else f"from {options.tune.model}, --tune {options.tune.tune}"
     return [
         f"data report: {Path(options.run.out) / REPORT}",
-        f"model: {backbone.config.variant}, {backbone.parameter_count():,} parameters, {start}",
+        f"model: {backbone.config.architecture}, {backbone.parameter_count():,} parameters, {start}",
         f"plan: {options.train.seeds} seed(s) of at most {options.train.length}, learning rate {options.lr:g}",
     ]
 

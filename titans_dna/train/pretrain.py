@@ -242,11 +242,12 @@ def write_card(
     about = source.describe()
     data, optimiser, config = options.data, options.optimiser, options.config
     skipped = sum(int(row["skipped"]) for row in rows)
+    architecture = f"{'mixers' if config.mixers else 'variant'} {config.architecture}"
     verdict = "below" if bits < best.bits_per_base else "not below"
     files = ", ".join(Path(name).name for name in about["files"])
-    text = f"""# {config.variant.upper()} model of {files}
+    text = f"""# {config.architecture.upper()} model of {files}
 
-A Titans language model of DNA (arXiv 2501.00663), variant {config.variant}, preset {options.model.preset},
+A Titans language model of DNA (arXiv 2501.00663), {architecture}, preset {options.model.preset},
 {parameters:,} parameters, trained by `titans-dna pretrain`. It predicts the next base from those before it.
 
 | | |

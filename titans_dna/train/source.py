@@ -151,7 +151,7 @@ def describe_plan(options: PretrainOptions, source: Source, parameters: int) -> 
     lines = [
         f"data: {len(genome.contigs):,} contig(s), {sum(genome.contigs.values()):,} bases; {source.train_bases:,} to "
         f"train on, {sum(map(len, source.split.valid)):,} held out, of which {source.valid_targets:,} are scored",
-        f"model: {options.model.preset}, {options.config.variant}, {parameters:,} parameters, "
+        f"model: {options.model.preset}, {options.config.architecture}, {parameters:,} parameters, "
         f"tokenizer {source.tokenizer.name}",
         f"plan: {optimiser.steps:,} steps of {per_step:,} bases, {total:,} in all: {total / source.train_bases:.2f} "
         "times the training bases",
