@@ -93,6 +93,10 @@ def test_the_number_of_parameters_is_known_without_the_model(values):
     assert config.parameters == TitansDNA(config).parameter_count()
 
 
+def test_a_claim_of_any_size_costs_nothing():
+    assert TitansConfig(layers=10**15).parameters > 10**20
+
+
 def test_presets_have_one_source():
     assert preset_names() == ["tiny", "mini", "small", "base", "large", "xl"]
     assert {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")} == set(preset_names())

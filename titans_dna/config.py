@@ -106,7 +106,7 @@ class TitansConfig:
             raise ValueError(f"heads: got {self.heads}, want an even head width out of width {self.width}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}, want 0 <= dropout < 1")
-        remembering = sum(kind != "conv" for kind in self.kinds)
+        remembering = self.layers - self.mixers.count("conv")
         if self.restart and (self.restart % self.chunk or remembering < 2):
             wanted = f"a multiple of chunk ({self.chunk}), with at least 2 layers" + " of memory" * bool(self.mixers)
             raise ValueError(f"restart: got {self.restart} with {remembering} layer(s), want 0 or {wanted}")
@@ -136,7 +136,8 @@ class TitansConfig:
     @property
     def parameters(self) -> int:
         """Number of learned values of the model, a tied embedding counted once, without building it."""
-        width, blocks = self.width, sum(map(self._of_block, self.kinds))
+        width = self.width  # no list of the kinds of all blocks here: a damaged file may claim any number of them
+        blocks = sum(map(self._of_block, self.mixers)) if self.mixers else self.layers * self._of_block(self.variant)
         return (2 - self.tie_embeddings) * self.vocab_size * width + blocks + width
 
     def _of_block(self, kind: str) -> int:
