@@ -107,6 +107,10 @@ def test_blocks_with_mixers_of_their_own(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1].endswith("want a list of conv, lmm, mac, mag, mal")
     assert run(line.replace("conv mag", "conv"), tmp_path / "wrong") == 2
     assert "--model.mixers: got 1 for 2 layers, want one for each" in capsys.readouterr().err
+    assert run(line + " --variant mac", tmp_path / "wrong") == 2
+    wanted = "--variant: got mac beside --model.mixers conv mag, want one of the two"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(wanted)
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_muon_takes_other_steps_at_the_rate_of_the_schedule(whole):

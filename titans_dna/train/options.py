@@ -38,6 +38,11 @@ class PresetOptions(Options):
         """As `Options.from_dict`; the variant that is named on its own comes first."""
         given = current_names(cls, values)
         if given.get("variant", "preset") != "preset":
+            if mixers := given.get("model.mixers"):
+                named = " ".join(map(str, mixers)) if isinstance(mixers, (list, tuple)) else mixers
+                raise ValueError(
+                    f"--variant: got {given['variant']} beside --model.mixers {named}, want one of the two"
+                )
             given["model.variant"] = given["variant"]
         return super().from_dict(given)
 
