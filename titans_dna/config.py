@@ -211,10 +211,18 @@ class TitansConfig:
 def _mixers(value: Any, layers: Any) -> tuple[str, ...]:
     """ValueError for what is no list of mixers, one for each layer."""
     if not isinstance(value, (list, tuple)) or not all(one in MIXERS for one in value):
-        raise ValueError(f"mixers: got {value!r}, want a list of {', '.join(MIXERS)}")
+        got = list(value) if isinstance(value, tuple) else value
+        raise ValueError(f"mixers: got {got!r}, want a list of {', '.join(MIXERS)}")
     if value and len(value) != layers:
         raise ValueError(f"mixers: got {len(value)} for {layers} layers, want one for each")
     return tuple(value)
+
+
+def check_variant(variant: str, mixers: Any) -> None:
+    """ValueError for a --variant beside mixers, of which it would be the one that means nothing."""
+    if mixers:
+        named = " ".join(map(str, mixers)) if isinstance(mixers, (list, tuple)) else mixers
+        raise ValueError(f"--variant: got {variant} beside mixers {named}, want one of the two")
 
 
 class _Plain(yaml.SafeLoader):

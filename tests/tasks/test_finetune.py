@@ -364,3 +364,17 @@ def test_scoring_tells_how_far_it_is(monkeypatch, capsys):
 )
 def test_few_rows_are_read_more_often(options, epoch, steps):
     assert TrainOptions(**options).most_steps(epoch) == steps
+
+
+def test_a_variant_beside_a_list_of_mixers_is_refused(tmp_path):
+    """And neither of the two passed over: of a preset that is a file, as of one that is named."""
+    (tmp_path / "model.yaml").write_text("mixers: [conv, lmm]\nwidth: 16\nheads: 2\n")
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.tsv").write_text("sequence\tlabel\nACGTACGTAA\ta\nACGTTTTTAA\tb\n")
+    given = ["--preset", tmp_path / "model.yaml", "--data", tmp_path, "--out", tmp_path / "out", *FAST]
+    status, _, errors = run(*given, "--variant", "mac")
+    assert status == 2
+    assert errors.splitlines()[-1].endswith("--variant: got mac beside mixers conv lmm, want one of the two")
+    assert not (tmp_path / "out").exists()
+    assert "model: conv-lmm, " in run(*given, "--steps", 1)[2]
+    assert load(tmp_path / "out").backbone.config.mixers == ("conv", "lmm")

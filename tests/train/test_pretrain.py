@@ -108,8 +108,10 @@ def test_blocks_with_mixers_of_their_own(tmp_path, capsys):
     assert run(line.replace("conv mag", "conv"), tmp_path / "wrong") == 2
     assert "--model.mixers: got 1 for 2 layers, want one for each" in capsys.readouterr().err
     assert run(line + " --variant mac", tmp_path / "wrong") == 2
-    wanted = "--variant: got mac beside --model.mixers conv mag, want one of the two"
+    wanted = "--variant: got mac beside mixers conv mag, want one of the two"
     assert capsys.readouterr().err.splitlines()[-1].endswith(wanted)
+    assert run(line + " --muon_lr 0.03", tmp_path / "wrong") == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("--muon_lr: got 0.03 with --optimizer adamw, want muon")
     assert not (tmp_path / "wrong").exists()
 
 

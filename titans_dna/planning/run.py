@@ -160,8 +160,9 @@ def command(options: PlanOptions, found: Found) -> str:
         return " ".join([*words, "--batch_size", str(settings.batch_size), "--piece", str(settings.at_once)])
     words = ["titans-dna", "pretrain", "--fasta", "GENOME", "--preset", flags.preset]
     preset = TitansConfig.preset(flags.preset).to_dict()
+    shown = "mixers" if options.config.mixers else "variant"
     for name, value in options.config.to_dict().items():
-        if value != preset[name] or name == "variant":
+        if name == shown or (name != "variant" and value != preset[name]):
             values = map(str, value) if isinstance(value, list) else [str(value)]
             words += [f"--{name}" if name == "variant" else f"--model.{name}", *values]
     words += ["--context", str(settings.length), "--batch_size", str(settings.batch_size)]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from titans_dna.checkpoint import FINETUNED, LANGUAGE, check_same, open_model, save
-from titans_dna.config import TitansConfig, preset_names
+from titans_dna.config import TitansConfig, check_variant, preset_names
 from titans_dna.nn.finetuned import Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.device import check_memory, choose_device
@@ -152,7 +152,9 @@ def _backbone(options: FinetuneOptions) -> TitansDNA:
         return open_model(tune.model, TitansDNA)
     name = str(tune.preset)
     config = TitansConfig.preset(name) if name in preset_names() else TitansConfig.from_yaml(name)
-    config = config if tune.variant == "preset" else config.replace(variant=tune.variant, mixers=[])
+    if tune.variant != "preset":
+        check_variant(tune.variant, config.mixers)
+        config = config.replace(variant=tune.variant)
     tokenizer = make_tokenizer("nucleotide")
     check_memory(config.parameters, choose_device(options.run.accelerator), "--preset")
     model = TitansDNA(config.replace(vocab_size=tokenizer.vocab_size))

@@ -179,8 +179,8 @@ class MuonAdamW:
 
 
 def block_matrices(model: nn.Module) -> list[Tensor]:
-    """The weights of the linear layers inside blocks, but for those of the gates: a row of these is a bias with a slope and
-    no direction among others."""
+    """The weights of the linear layers inside blocks, but for those of the gates, which have a few rows of a head each (that
+    AdamW serves these better is not measured)."""
     return [
         layer.weight
         for name, layer in model.named_modules()

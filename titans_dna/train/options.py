@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from titans_dna.config import TitansConfig
+from titans_dna.config import TitansConfig, check_variant
 from titans_dna.run.options import (
     Accelerator,
     Options,
@@ -38,11 +38,7 @@ class PresetOptions(Options):
         """As `Options.from_dict`; the variant that is named on its own comes first."""
         given = current_names(cls, values)
         if given.get("variant", "preset") != "preset":
-            if mixers := given.get("model.mixers"):
-                named = " ".join(map(str, mixers)) if isinstance(mixers, (list, tuple)) else mixers
-                raise ValueError(
-                    f"--variant: got {given['variant']} beside --model.mixers {named}, want one of the two"
-                )
+            check_variant(given["variant"], given.get("model.mixers"))
             given["model.variant"] = given["variant"]
         return super().from_dict(given)
 
@@ -239,6 +235,8 @@ class PretrainOptions(PresetOptions):
             raise ValueError(f"--min_lr: got {optimiser.min_lr}, want at most --lr ({optimiser.lr})")
         if data.split == "contig" and data.bed:
             raise ValueError("--bed: got it with --split contig, want one of the two")
+        if optimiser.optimizer != "muon" and optimiser.muon_lr != OptimiserOptions().muon_lr:
+            raise ValueError(f"--muon_lr: got {optimiser.muon_lr:g} with --optimizer {optimiser.optimizer}, want muon")
         if data.lane and self.run.devices > 1:
             raise ValueError(f"--devices: got {self.run.devices} with --lane, want 1: lanes are kept on one device")
         if data.lane and data.lane % data.context:
