@@ -205,7 +205,7 @@ BAD = {
     "no fasta": ("--model bases --out new", "--fasta: got none"),
     "no out": (f"--model bases --fasta {LAMBDA}", "--out: got none"),
     "no such model": (f"--model nothing --fasta {LAMBDA} --out new", "nothing"),
-    "words": (GOOD.replace("bases", "words"), "--model: got a model of kmer-3 tokens"),
+    "words": (GOOD.replace("--model bases", "--model words"), "--model: got a model of kmer-3 tokens"),
     "contig": (f"{GOOD} --contigs chr1", "--contigs: got 'chr1'"),
     "both": (f"{GOOD} --contigs chr1 --bed train.bed", "--contigs: got them beside --bed"),
     "bed": (f"{GOOD} --bed nope.bed", "nope.bed"),
@@ -221,8 +221,8 @@ BAD = {
     "places": (GOOD.replace("--places 3", "--places 0"), "--places: got 0, want at least 1"),
     "max_n": (f"{GOOD} --max_n 1.5", "--max_n: got 1.5"),
     "twice": (f"{GOOD} --k 8", "--k: got it 2 times"),
-    "full": (GOOD.replace("new", "full"), "--out: full is not empty"),
-    "file": (GOOD.replace("new", "file"), "--out: file is a file"),
+    "full": (GOOD.replace("--out new", "--out full"), "--out: full is not empty"),
+    "file": (GOOD.replace("--out new", "--out file"), "--out: file is a file"),
 }  # fmt: skip
 
 
