@@ -47,7 +47,7 @@ def make_tuned(question=QUESTION):
 
 
 def same(a, b):
-    return weights_fingerprint(a, [checkpoint.UNSAVED]) == weights_fingerprint(b, [checkpoint.UNSAVED])
+    return weights_fingerprint(a, checkpoint.UNSAVED) == weights_fingerprint(b, checkpoint.UNSAVED)
 
 
 def test_load_gives_what_the_directory_holds(tmp_path):

@@ -43,6 +43,17 @@ def test_yaml_round_trip(tmp_path):
         ({"mixers": [["conv"], {}]}, "mixers: got .*, want a list of"),
         ({"mixers": ["conv", "lmm"], "restart": 64}, "restart: got 64 with 1 layer.s., .* at least 2 layers of memory"),
         ({"conv_taps": 0}, "conv_taps: got 0, want at least 1"),
+        ({"conv_dilations": [2]}, "conv_dilations: got 1 for 0 conv block.s., want one for each, or none"),
+        (
+            {"mixers": ["conv", "lmm"], "conv_dilations": [0]},
+            "conv_dilations: got .0., want a list of whole numbers from 1",
+        ),
+        ({"stem": -1}, "stem: got -1, want at least 0"),
+        ({"kmers": [6, 32]}, "kmers: got .6, 32., want a list of whole numbers from 1 to 31"),
+        ({"kmers": 6}, "kmers: got 6, want a list of whole numbers from 1 to 31"),
+        ({"kmers": [6, 6]}, "kmers: got .6, 6., want each of them once"),
+        ({"kmers": [6], "vocab_size": 4096}, "kmers: got them with 4096 token ids, want single nucleotides"),
+        ({"kmer_slots": 1000}, "kmer_slots: got 1000, want a power of two"),
         ({"widht": 4}, "unknown key 'widht', want one of variant, mixers, vocab_size"),
     ],
 )
@@ -83,6 +94,13 @@ SIZES += [
     dict(mixers=mixers, width=24, heads=3, layers=len(mixers), persistent=5, **more)
     for mixers in (["conv"], ["conv", "mac"], ["mal", "conv", "lmm", "mag"])
     for more in ({}, dict(conv_taps=7, attention=False, tie_embeddings=True))
+]
+SIZES += [
+    dict(variant="lmm", width=24, heads=2, **more)
+    for more in (
+        dict(stem=9),
+        dict(kmers=[1, 4, 7, 31], kmer_width=5, kmer_slots=1024, mixers=["conv", "lmm"], conv_dilations=[9]),
+    )
 ]
 SIZES += [TitansConfig.preset(preset, variant="mac").to_dict() for preset in ("tiny", "small", "base")]
 

@@ -15,6 +15,7 @@ ROOMS = (
     "tokens",
     "genome",
     "nn",
+    "hub",
     "checkpoint",
     "labels",
     "reading",
@@ -79,7 +80,7 @@ def test_the_house_is_small():
         name: len(path.read_text().splitlines()) for name, path in MODULES.items() if name.startswith("titans_dna")
     }
     assert max(lines.values()) <= 400
-    assert len(lines) <= 95
+    assert len(lines) <= 100
 
 
 def test_kernels_depend_on_torch_alone():

@@ -7,10 +7,8 @@ its question too, and `finetuned.safetensors` in place of the first and the last
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar, overload
@@ -21,6 +19,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
+from titans_dna.hub import download, is_hub_id, upload
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.run.device import choose_device
@@ -56,8 +55,8 @@ FINETUNED = Form("fine-tuned", "finetune", "finetuned.json", "finetuned.safetens
 MODEL_TYPE = "titans-dna"
 TUNED_TYPE = "titans-dna-finetuned"
 """By these names transformers finds `titans_dna.huggingface`; the second is all that a fine-tuned model's config.json holds."""
-UNSAVED = "backbone.head.weight"
-"""Weight of a fine-tuned model that no file holds: the language-model head answers another question."""
+UNSAVED = ("backbone.head.", "backbone.kmer_head.")
+"""Weights of a fine-tuned model that no file holds: the language-model head answers another question."""
 _LEAST, _TIMES = 10**6, 4
 """A model of more values than the first, and than its file has by the second, is not built to say which weight is wrong."""
 _NO_TOKENIZER = "source: got a model without a tokenizer, want one that load gave or model.tokenizer set"
@@ -301,8 +300,10 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
     model not that of the language model."""
     config = getattr(model, "config", None)
     tied = isinstance(config, TitansConfig) and config.tie_embeddings
-    apart = UNSAVED if isinstance(model, FineTuned) else "head.weight" if tied else ""
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name != apart}
+    apart = UNSAVED if isinstance(model, FineTuned) else ("head.weight",) if tied else ()
+    return {
+        name: one.detach().cpu().contiguous() for name, one in model.state_dict().items() if not name.startswith(apart)
+    }
 
 
 def _put(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
@@ -345,56 +346,3 @@ model = titans_dna.load("{repo_id}")
 {use}```
 
 {results}"""
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether this is of the form user/name."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
-
-
-def download(name: str, files: Sequence[str]) -> Path:
-    """The directory with these files of a hub model, from the cache where they are there already.
-
-    Nothing but the named files is ever fetched. Raises OSError with one line where the hub cannot be reached or has no
-    such model.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
-    except Exception as error:  # of the library, of its HTTP client, or of the file system
-        why = f"no such directory, and not to be had from the Hugging Face hub: {_reason(error)}"
-        raise OSError(f"{name}: {why}") from None
-
-
-def upload(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    token: str | None = None,
-    commit_message: str | None = None,
-) -> str:
-    """Put all files of a folder into a hub model as one commit, and return the address of its page.
-
-    The model is made where it is missing, `private` then. Raises OSError with one line where the hub cannot be reached
-    or refuses.
-    """
-    import huggingface_hub
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
-    hub = huggingface_hub.HfApi(token=token)
-    try:
-        page = hub.create_repo(repo_id, private=private, exist_ok=True)
-        message = commit_message or "Upload a titans-dna model"
-        hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-    except Exception as error:  # of the library, of its HTTP client, or of the file system
-        raise OSError(f"{repo_id}: not uploaded to the Hugging Face hub: {_reason(error)}") from None
-    return str(page)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -13,7 +13,7 @@ import yaml
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
 MIXERS = ("conv", *VARIANTS)
-_LATER = ("mixers", "conv_taps")
+_LATER = ("mixers", "conv_taps", "conv_dilations", "stem", "kmers", "kmer_width", "kmer_slots")
 """Fields that version 0.1.0 lacked."""
 READS = ("after", "before", "anchor")
 GATES = ("token", "chunk")
@@ -62,6 +62,17 @@ class TitansConfig:
     """Width of the causal depthwise convolution on the memory's q, k and v; 0 leaves it out (ablation)."""
     conv_taps: int = 16
     """Width of the causal depthwise convolution that mixes the tokens of a conv block."""
+    conv_dilations: tuple[int, ...] = ()
+    """Tokens from one tap to the next, one number for each conv block, from the first; none: 1 in all of them."""
+    stem: int = 0
+    """Width of a causal depthwise convolution on the embedding, added to it; 0: none."""
+    kmers: tuple[int, ...] = ()
+    """Lengths k, 1 to 31, of learned look-ups: the last k bases give a vector to the first block, and a vote on the next base,
+    gated by the last. For single nucleotides."""
+    kmer_width: int = 16
+    """Width of the vectors that k-mers give to the first block, projected up to `width`."""
+    kmer_slots: int = 65536
+    """Rows of a look-up at most, a power of two: k-mers of more kinds share them by a hash."""
     attention: bool = True
     """False leaves the attention out of mac, mag and mal (ablation); lmm never has any."""
     persistent: int = 8
@@ -90,6 +101,8 @@ class TitansConfig:
             value = getattr(self, name)
             if name == "mixers":
                 object.__setattr__(self, name, _mixers(value, self.layers))
+            elif name in _NUMBERS:
+                object.__setattr__(self, name, _numbers(name, value))
             elif kind is float and type(value) is int:
                 object.__setattr__(self, name, float(value))
             elif type(value) is not kind:
@@ -106,6 +119,15 @@ class TitansConfig:
             raise ValueError(f"heads: got {self.heads}, want an even head width out of width {self.width}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}, want 0 <= dropout < 1")
+        if self.conv_dilations and len(self.conv_dilations) != self.mixers.count("conv"):
+            got, want = len(self.conv_dilations), self.mixers.count("conv")
+            raise ValueError(f"conv_dilations: got {got} for {want} conv block(s), want one for each, or none")
+        if self.kmers and self.vocab_size != 12:
+            raise ValueError(
+                f"kmers: got them with {self.vocab_size} token ids, want single nucleotides, which have 12"
+            )
+        if self.kmer_slots & (self.kmer_slots - 1):
+            raise ValueError(f"kmer_slots: got {self.kmer_slots}, want a power of two")
         remembering = self.layers - self.mixers.count("conv")
         if self.restart and (self.restart % self.chunk or remembering < 2):
             wanted = f"a multiple of chunk ({self.chunk}), with at least 2 layers" + " of memory" * bool(self.mixers)
@@ -138,7 +160,10 @@ class TitansConfig:
         """Number of learned values of the model, a tied embedding counted once, without building it."""
         width = self.width  # no list of the kinds of all blocks here: a damaged file may claim any number of them
         blocks = sum(map(self._of_block, self.mixers)) if self.mixers else self.layers * self._of_block(self.variant)
-        return (2 - self.tie_embeddings) * self.vocab_size * width + blocks + width
+        rows = sum(table_rows(k, self.kmer_slots) + 1 for k in self.kmers)
+        beside = self.stem * width + rows * (self.kmer_width + 4)
+        beside += len(self.kmers) * (self.kmer_width * width + width + 1)
+        return (2 - self.tie_embeddings) * self.vocab_size * width + blocks + width + beside
 
     def _of_block(self, kind: str) -> int:
         """The learned values of a block with this mixer."""
@@ -167,7 +192,9 @@ class TitansConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
-        return {name: list(value) if name == "mixers" else value for name, value in dataclasses.asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
 
     def identity(self) -> dict[str, Any]:
         """The same for fingerprints: a field that version 0.1.0 lacked is left out at its default, so that its states and
@@ -218,6 +245,22 @@ def _mixers(value: Any, layers: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _numbers(name: str, value: Any) -> tuple[int, ...]:
+    """ValueError for what is no short list of whole numbers in range."""
+    low, high = _NUMBERS[name]
+    if not isinstance(value, (list, tuple)) or not all(type(one) is int and low <= one <= high for one in value):
+        got = list(value) if isinstance(value, tuple) else value
+        raise ValueError(f"{name}: got {got!r}, want a list of whole numbers from {low} to {high:,}")
+    if name == "kmers" and len(set(value)) < len(value):
+        raise ValueError(f"{name}: got {list(value)}, want each of them once")
+    return tuple(value)
+
+
+def table_rows(k: int, slots: int) -> int:
+    """Rows of a look-up of k bases, but for the one that stands for none."""
+    return min(4**k, slots)
+
+
 def check_variant(variant: str, mixers: Any) -> None:
     """ValueError for a --variant beside mixers, of which it would be the one that means nothing."""
     if mixers:
@@ -241,6 +284,8 @@ def read_yaml(text: str) -> Any:
         raise yaml.YAMLError("is nested beyond all measure") from None
 
 
+_NUMBERS = {"conv_dilations": (1, 2**20), "kmers": (1, 31)}
+"""Lists of whole numbers, and the least and the most that one may be."""
 _MINIMUM = {
     "vocab_size": 1,
     "width": 2,
@@ -252,6 +297,9 @@ _MINIMUM = {
     "chunk": 1,
     "convolution": 0,
     "conv_taps": 1,
+    "stem": 0,
+    "kmer_width": 1,
+    "kmer_slots": 4,
     "persistent": 0,
     "segment": 1,
     "window": 1,

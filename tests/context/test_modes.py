@@ -57,7 +57,7 @@ def test_a_reset_leaves_a_block_without_a_memory_alone():
     conv, after = reset_memory(model, state)
     assert conv is state[0]
     assert not torch.equal(after.memory.scan.memory[0], state[1].memory.scan.memory[0])
-    convolutions = make("lmm", mixers=["conv", "conv"])
+    convolutions = make("lmm", mixers=["conv", "conv"], stem=4, kmers=[2, 5], conv_dilations=[1, 9])
     torch.testing.assert_close(read_with_resets(convolutions, tokens()), convolutions(tokens()).logits)
     assert torch.equal(memory_off(convolutions)(tokens()).logits, convolutions(tokens()).logits)
 

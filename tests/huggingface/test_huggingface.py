@@ -80,7 +80,11 @@ def test_a_directory_of_ours_becomes_every_auto_model(tmp_path, tied):
 
 def test_mixers_go_there_and_back(tmp_path):
     ours, theirs, ids = tmp_path / "ours", tmp_path / "theirs", random_ids(2, 30)
-    model = make(ours, mixers=["conv", "mag"], conv_taps=5)
+    model = make(ours, mixers=["conv", "mag"], conv_taps=5, stem=3, kmers=[2, 7], kmer_slots=256, conv_dilations=[4])
+    with torch.no_grad():
+        for table in model.kmer_head.tables:
+            table.vectors.weight.normal_()
+    titans_dna.save(model, ours, NucleotideTokenizer())
     lm = AutoModelForCausalLM.from_pretrained(ours)
     lm.save_pretrained(theirs)
     AutoTokenizer.from_pretrained(ours).save_pretrained(theirs)
@@ -88,6 +92,11 @@ def test_mixers_go_there_and_back(tmp_path):
     assert read.config == model.config
     assert read.config.mixers == ("conv", "mag")
     torch.testing.assert_close(logits(read, ids), logits(model, ids), atol=1e-6, rtol=0)
+    padded = torch.cat([ids[:, :5], ids], dim=1)
+    mask = torch.cat([torch.zeros_like(ids[:, :5]), torch.ones_like(ids)], dim=1)
+    torch.testing.assert_close(lm(padded, attention_mask=mask).logits[:, 5:], lm(ids).logits, atol=1e-5, rtol=0)
+    hidden = lm(ids, output_hidden_states=True).hidden_states
+    assert len(hidden) == 1 + len(model.blocks)
     whole = lm.generate(ids[:1], max_new_tokens=8, do_sample=False, use_cache=False)
     assert torch.equal(lm.generate(ids[:1], max_new_tokens=8, do_sample=False, use_cache=True), whole)
 

@@ -17,11 +17,14 @@ from titans_dna.nn.state import load_state, save_state
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
 
 
-ALL = (*VARIANTS, "conv-conv", "conv-lmm", "mac-conv-mag")
+ALL = (*VARIANTS, "conv-conv", "conv-lmm", "mac-conv-mag", "kmers-conv-lmm")
+BESIDE = {"stem": 6, "kmers": [2, 1, 9, 31], "kmer_width": 3, "kmer_slots": 64, "conv_dilations": [7]}
 
 
 def build(variant, seed=0, **change):
     torch.manual_seed(seed)
+    if variant.startswith("kmers-"):
+        variant, change = variant.removeprefix("kmers-"), {**BESIDE, **change}
     if "-" in variant:
         change |= {"mixers": variant.split("-"), "layers": variant.count("-") + 1, "conv_taps": 5}
         variant = "lmm"
@@ -66,6 +69,7 @@ def test_identical_states_are_identical_files(tmp_path, variant):
 MEMORY = {"titans_kernels.state:MemoryState", "titans_dna.memory:NeuralMemoryState"}
 KINDS = {
     "conv": {"titans_dna.blocks:ConvState"},
+    "kmers": {"titans_dna.entry:EntryState"},
     "lmm": MEMORY,
     "mac": {"titans_dna.blocks:MACState", "titans_dna.attention:SegmentState", *MEMORY},
     "mag": {"titans_dna.blocks:MAGState", "titans_dna.attention:SlidingState", *MEMORY},
@@ -94,7 +98,7 @@ def test_only_the_model_that_wrote_it(tmp_path):
     same = build("mag", dropout=0.5)
     same.load_state_dict({**model.state_dict(), "head.weight": torch.zeros(12, 16)})  # the head only reads
     load_state(tmp_path / "one", same)
-    with pytest.raises(ValueError, match="state: got 1 blocks, want the model's 2"):
+    with pytest.raises(ValueError, match="state: got 1 parts, want the model's 2"):
         save_state(tmp_path / "two", model(draw(30)).state[:1], model)
     assert not (tmp_path / "two").exists()
 

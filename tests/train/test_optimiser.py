@@ -8,7 +8,7 @@ from torch import nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA
-from titans_dna.train.learner import MuonAdamW, adamw, parameter_groups, warmup_cosine
+from titans_dna.train.learner import adamw, muon_adamw, parameter_groups, warmup_cosine
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
@@ -41,7 +41,7 @@ def test_frozen_parameters_are_left_out():
 def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(variant):
     model = TitansDNA(TitansConfig.preset("tiny", variant=variant))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    muon, *rest = MuonAdamW(model, 0.1, (0.9, 0.95), relative=5.0).param_groups
+    muon, *rest = muon_adamw(model, 0.1, (0.9, 0.95), relative=5.0).param_groups
     matrices = [names[id(one)] for one in muon["params"]]
     others = [names[id(one)] for group in rest for one in group["params"]]
     assert sorted(matrices + others) == sorted(names.values())
@@ -72,7 +72,7 @@ def test_a_step_of_muon_is_the_orthogonal_factor_of_the_gradients():
     """Against the singular value decomposition, in float64: Muon's iteration brings every singular value near to 1."""
     model = Small()
     before = model.blocks[0].weight.detach().clone()
-    optimiser = MuonAdamW(model, 0.1, (0.9, 0.95), relative=4.0)
+    optimiser = muon_adamw(model, 0.1, (0.9, 0.95), relative=4.0)
     for group in optimiser.param_groups:
         group["lr"] = 0.01 * group.get("relative", 1.0)
     gradients(model)
@@ -89,7 +89,7 @@ def test_a_step_of_muon_is_the_orthogonal_factor_of_the_gradients():
 
 def test_the_rest_is_stepped_by_adamw_bit_for_bit():
     models = [Small(), Small()]
-    both = MuonAdamW(models[0], 0.1, (0.9, 0.95), relative=4.0), adamw(models[1], 0.1, (0.9, 0.95))
+    both = muon_adamw(models[0], 0.1, (0.9, 0.95), relative=4.0), adamw(models[1], 0.1, (0.9, 0.95))
     for model, optimiser in zip(models, both, strict=True):
         for step in range(3):
             torch.manual_seed(step)
@@ -107,7 +107,7 @@ def test_muon_without_a_matrix_is_refused():
     with pytest.raises(
         ValueError, match="--optimizer: got muon for a model in whose blocks no matrix is trained, want adamw"
     ):
-        MuonAdamW(nn.Linear(2, 2), 0.1, (0.9, 0.95), relative=1.0)
+        muon_adamw(nn.Linear(2, 2), 0.1, (0.9, 0.95), relative=1.0)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ SMALL = (
 )
 WINDOWS = SMALL + "--variant lmm --accumulate 2 --steps 20"
 MUON = WINDOWS + " --optimizer muon --muon_lr 0.03"
+TABLES = MUON + " --model.stem 5 --model.kmers 2 9"
 LANES = SMALL + "--variant mac --lane 160 --accumulate 3 --steps 20"
 
 
@@ -64,10 +65,11 @@ def timeless(directory):
         (WINDOWS, signal.SIGKILL, -9),
         (LANES, signal.SIGKILL, -9),
         (MUON, signal.SIGKILL, -9),
+        (TABLES, signal.SIGKILL, -9),
         (LANES, signal.SIGINT, 130),
         (WINDOWS, signal.SIGTERM, 143),
     ],
-    ids=["windows-kill", "lanes-kill", "muon-kill", "lanes-ctrl-c", "windows-term"],
+    ids=["windows-kill", "lanes-kill", "muon-kill", "tables-kill", "lanes-ctrl-c", "windows-term"],
 )
 def test_a_stopped_run_continues_as_if_it_had_not(whole, tmp_path, line, number, status):
     out = tmp_path / "run"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from titans_dna.nn.blocks import ConvState, MACState, MAGState, MemoryBlock
+from titans_dna.nn.entry import EntryState
 from titans_dna.nn.memory import NeuralMemory, NeuralMemoryState
 from titans_dna.nn.model import Output, TitansDNA
 from titans_dna.reading.bits import nats
@@ -78,7 +79,7 @@ def reset_memory(model: TitansDNA, state: tuple[Any, ...]) -> tuple[Any, ...]:
     That is the learned M_0 without momentum, into which mag and mal have then written their persistent tokens, as they do
     at a start; mac's next read is from M_0 too. A new state: the old one is unchanged.
     """
-    return tuple(_reset(block, one) for block, one in zip(model.blocks, state, strict=True))
+    return tuple(_reset(block, one) for block, one in zip(model.parts(), state, strict=True))
 
 
 @torch.no_grad()
@@ -93,7 +94,7 @@ def memory_off(model: TitansDNA) -> TitansDNA:
 
 
 def _reset(block: Any, state: Any) -> Any:
-    if isinstance(state, ConvState):
+    if isinstance(state, (ConvState, EntryState)):
         return state
     if isinstance(state, MACState):
         assert state.memory is not None

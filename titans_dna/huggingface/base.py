@@ -176,10 +176,9 @@ class TitansDNAPreTrainedModel(PreTrainedModel):
         layers: list[Tensor] = []
         with ExitStack() as hooks:
             if every_layer:
-                watched = [
-                    (self.model.embedding, lambda y: y),
-                    *((block, lambda y: y[0]) for block in self.model.blocks),
-                ]
+                parts = self.model.parts()
+                first = [] if self.model.entry is not None else [(self.model.embedding, lambda y: y)]
+                watched = [*first, *((part, lambda y: y[0]) for part in parts)]
                 for module, part in watched:
                     hooks.enter_context(
                         module.register_forward_hook(lambda _, __, y, part=part: layers.append(part(y)))
@@ -215,6 +214,8 @@ class TitansDNAPreTrainedModel(PreTrainedModel):
         """Distributed training stops at a parameter that gets no gradient."""
         if not (self.head_in_use or self.model.config.tie_embeddings):
             self.model.head.requires_grad_(False)
+        if self.model.kmer_head is not None and not self.head_in_use:
+            self.model.kmer_head.requires_grad_(False)
 
 
 class _Unused(nn.Module):
@@ -225,7 +226,7 @@ class _Unused(nn.Module):
         self.weight = nn.Parameter(weight.detach())
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """What `TitansDNA.forward` takes for its logits: nothing."""
+        """What `TitansDNA.logits` takes for its logits: nothing."""
         return hidden[..., :0]
 
 

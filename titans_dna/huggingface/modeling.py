@@ -13,10 +13,10 @@ from transformers.generation.utils import ALL_CACHE_NAMES
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
-from titans_dna.huggingface.base import State, TitansDNAConfig, TitansDNAOutput, TitansDNAPreTrainedModel
+from titans_dna.huggingface.base import State, TitansDNAConfig, TitansDNAOutput, TitansDNAPreTrainedModel, tokens_mask
 from titans_dna.nn.finetuned import PooledHead
 from titans_dna.nn.model import take_rows
-from titans_dna.tokens.vocabulary import UNK
+from titans_dna.tokens.vocabulary import PAD, UNK
 
 CACHE = ALL_CACHE_NAMES[0]
 """What `generate` calls a cache, of which it reorders the rows for its beams: that changes with its version."""
@@ -91,7 +91,11 @@ class TitansDNAForCausalLM(TitansDNAPreTrainedModel, GenerationMixin):
         output = self.read(input_ids, attention_mask, state, use_cache, output_hidden_states)
         assert output.last_hidden_state is not None
         kept = 0 if labels is not None else logits_to_keep
-        logits = self.model.head(output.last_hidden_state[:, -kept:]) * self.model.logit_scale
+        assert input_ids is not None
+        ids = input_ids
+        if attention_mask is not None:
+            ids = ids.masked_fill(~tokens_mask(ids, attention_mask), PAD)
+        logits = self.model.logits(output.last_hidden_state[:, -kept:], ids, state)
         loss = None if labels is None else _next_token_loss(logits, labels, self.config.pad_token_id)
         done = TitansDNACausalLMOutput(loss, logits, output.hidden_states, output.state)
         return done.to_tuple() if return_dict is False else done

@@ -21,16 +21,19 @@ from titans_dna.nn.packing import Packing
 def build_blocks(config: TitansConfig) -> list[Block]:
     """All blocks of a model, from the first. Of the memories all but the last begin again where `restart` says so."""
     last = max((place for place, kind in enumerate(config.kinds) if kind != "conv"), default=0)
+    dilations = iter(config.conv_dilations)
     return [
-        build_block(config.replace(restart=0) if place == last else config, kind)
+        build_block(
+            config.replace(restart=0) if place == last else config, kind, next(dilations, 1) if kind == "conv" else 1
+        )
         for place, kind in enumerate(config.kinds)
     ]
 
 
-def build_block(config: TitansConfig, kind: str) -> Block:
-    """One block with this mixer; without attention, mac, mag and mal are the memory over [P, x]."""
+def build_block(config: TitansConfig, kind: str, dilation: int = 1) -> Block:
+    """One block with this mixer; without attention, mac, mag and mal are the memory over [P, x]. dilation: of a convolution."""
     if kind == "conv":
-        return ConvBlock(config)
+        return ConvBlock(config, dilation)
     config = config.replace(variant=kind)
     if not config.attention:
         return LMMBlock(config)
@@ -81,11 +84,15 @@ class ConvState(NamedTuple):
 
 
 class ConvBlock(Block):
-    """No memory: a causal depthwise convolution over the last `conv_taps` tokens, gated."""
+    """No memory: a causal depthwise convolution over `conv_taps` tokens, each `dilation` from the next, gated."""
+
+    def __init__(self, config: TitansConfig, dilation: int) -> None:
+        self.dilation = dilation
+        super().__init__(config)
 
     def mixer(self, config: TitansConfig) -> None:
         self.input = nn.Linear(config.width, 2 * config.width, bias=False)
-        self.convolution = CausalConv(config.width, config.conv_taps)
+        self.convolution = CausalConv(config.width, config.conv_taps, self.dilation)
         self.output = nn.Linear(config.width, config.width, bias=False)
 
     def mix(self, x: Tensor, state: ConvState | None) -> tuple[Tensor, ConvState]:

@@ -52,46 +52,51 @@ class SwiGLU(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """Depthwise causal convolution without bias: y_t = sum_i weight[i] * x_{t - taps + 1 + i}, per channel.
+    """Depthwise causal convolution without bias: y_t = sum_i weight[i] * x_{t - (taps - 1 - i) dilation}, per channel.
 
-    `forward(x [b, t, channels], state)` returns (y [b, t, channels], state); the state is the last taps - 1 inputs,
-    [b, taps - 1, channels], and None stands for the zeros before a sequence. Any t, cut anywhere.
+    `forward(x [b, t, channels], state)` returns (y [b, t, channels], state); the state is the last `reach` inputs,
+    reach = (taps - 1) dilation, [b, reach, channels], and None stands for the zeros before a sequence. Any t, cut anywhere.
     """
 
-    def __init__(self, channels: int, taps: int) -> None:
+    def __init__(self, channels: int, taps: int, dilation: int = 1) -> None:
         super().__init__()
+        self.dilation = _positive("dilation", dilation)
         bound = _positive("taps", taps) ** -0.5
         self.weight = nn.Parameter(torch.empty(taps, _positive("channels", channels)).uniform_(-bound, bound))
 
+    @property
+    def reach(self) -> int:
+        """How many inputs before its own an output sees."""
+        return (len(self.weight) - 1) * self.dilation
+
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Raises ValueError where `x` or `state` has another shape."""
-        taps, channels = self.weight.shape
+        channels, reach = self.weight.shape[1], self.reach
         if x.dim() != 3 or x.shape[2] != channels:
             raise ValueError(f"x: got shape {tuple(x.shape)}, want [b, t, {channels}]")
         if state is None:
-            state = x.new_zeros(x.shape[0], taps - 1, channels)
-        if state.shape != (x.shape[0], taps - 1, channels):
-            raise ValueError(f"state: got shape {tuple(state.shape)}, want {[x.shape[0], taps - 1, channels]}")
+            state = x.new_zeros(x.shape[0], reach, channels)
+        if state.shape != (x.shape[0], reach, channels):
+            raise ValueError(f"state: got shape {tuple(state.shape)}, want {[x.shape[0], reach, channels]}")
         padded = torch.cat([state.to(x.dtype), x], dim=1)
         # The copy lets go of the whole input, of which a slice would be a view.
-        return _ShiftedSum.apply(padded, self.weight.to(x.dtype)), padded[:, x.shape[1] :].clone()
+        return _ShiftedSum.apply(padded, self.weight.to(x.dtype), self.dilation), padded[:, x.shape[1] :].clone()
 
     def packed(self, x: Tensor, packing: Packing) -> Tensor:
         """[1, t, channels] to [1, t, channels], each sequence as it is alone: no tap reaches over its first token.
 
-        All are convolved as one; then the first taps - 1 of each, which alone look back over it, are done again.
+        All are convolved as one; then the first `reach` of each, which alone look back over it, are done again.
         """
         y, _ = self(x)
-        reach = len(self.weight) - 1
-        if reach == 0:
+        if self.reach == 0:
             return y
-        heads = packing.heads(reach)
+        heads = packing.heads(min(self.reach, int(packing.lengths.max())))
         again, _ = self(x[0, heads.sources])
         return y.index_copy_(1, heads.tokens, again.flatten(0, 1).index_select(0, heads.slots)[None])
 
 
 class _ShiftedSum(torch.autograd.Function):
-    """y[:, t] = sum_i weight[i] * padded[:, t + i], a few passes over memory each way.
+    """y[:, t] = sum_i weight[i] * padded[:, t + i dilation], a few passes over memory each way.
 
     Plain autograd over the same slices allocates a zero-padded gradient per tap. One CPU core without bfloat16
     arithmetic, 4 taps, forward and backward, milliseconds:
@@ -103,24 +108,25 @@ class _ShiftedSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, padded: Tensor, weight: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(padded, weight)
-        t = padded.shape[1] - weight.shape[0] + 1
+        ctx.dilation = dilation
+        t = padded.shape[1] - (weight.shape[0] - 1) * dilation
         y = padded[:, :t] * weight[0]
         for i, tap in enumerate(weight[1:], start=1):
-            y.addcmul_(padded[:, i : i + t], tap)
+            y.addcmul_(padded[:, i * dilation : i * dilation + t], tap)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (grad,) = grads
         padded, weight = ctx.saved_tensors
-        t = grad.shape[1]
-        grad_padded = torch.zeros_like(padded)
-        for i, tap in enumerate(weight):
-            grad_padded[:, i : i + t].addcmul_(grad, tap)
-        taps = [(grad * padded[:, i : i + t]).sum(dim=(0, 1)) for i in range(len(weight))]
-        return grad_padded, torch.stack(taps)
+        t, grad_padded = grad.shape[1], torch.zeros_like(padded)
+        places = [slice(i * ctx.dilation, i * ctx.dilation + t) for i in range(len(weight))]
+        for place, tap in zip(places, weight, strict=True):
+            grad_padded[:, place].addcmul_(grad, tap)
+        taps = [(grad * padded[:, place]).sum(dim=(0, 1)) for place in places]
+        return grad_padded, torch.stack(taps), None
 
 
 def _unit_rms(x: Tensor) -> Tensor:

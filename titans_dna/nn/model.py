@@ -1,4 +1,5 @@
-"""The language model: embedding → blocks → norm → head. State in, state out; nothing is stored between calls."""
+"""The language model: embedding (→ stem, k-mers) → blocks → norm → head (+ k-mers). State in, state out; nothing is stored
+between calls."""
 
 from __future__ import annotations
 
@@ -9,16 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import titans_dna
 from titans_dna.config import TitansConfig
 from titans_dna.nn.blocks import build_blocks
+from titans_dna.nn.entry import Entry, KmerHead
 from titans_dna.nn.layers import RMSNorm
 from titans_dna.nn.memory import NeuralMemory
-from titans_dna.nn.packing import pack
+from titans_dna.nn.packing import Packing, pack
 from titans_dna.tokens.tokenizer import Tokenizer
+from titans_dna.tokens.vocabulary import BASE
 
 NO_TOKENIZER = "model: has no tokenizer, want one from titans_dna.load, or set model.tokenizer"
 
@@ -31,7 +35,7 @@ class Output(NamedTuple):
     logits: Tensor
     """[b, t, vocab_size]; position t predicts token t + 1."""
     state: tuple[Any, ...]
-    """One entry a block; passed back, the sequence goes on exactly. Empty after a packed call."""
+    """An entry for each of `TitansDNA.parts`; passed back, the sequence goes on exactly. Empty after a packed call."""
 
 
 class TitansDNA(nn.Module):
@@ -46,9 +50,11 @@ class TitansDNA(nn.Module):
         self.activation_checkpointing = False
         """Keep only each block's input in training and compute the rest again in the backward."""
         self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.entry = Entry(config) if config.stem or config.kmers else None
         self.blocks = nn.ModuleList(build_blocks(config))
         self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.kmer_head = KmerHead(config) if config.kmers else None
         self.logit_scale = initialise(self, config)
 
     def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None, cu_seqlens: Tensor | None = None) -> Output:
@@ -61,7 +67,23 @@ class TitansDNA(nn.Module):
         Raises ValueError on another shape or kind, a state of another model, or a state beside cu_seqlens.
         """
         hidden, after = self.features(ids, state, cu_seqlens=cu_seqlens)
-        return Output(hidden, self.head(hidden) * self.logit_scale, after)
+        packing = None if cu_seqlens is None or self.kmer_head is None else pack(cu_seqlens, ids)
+        return Output(hidden, self.logits(hidden, ids, state, packing), after)
+
+    def logits(
+        self, hidden: Tensor, ids: Tensor, state: tuple[Any, ...] | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """[b, n, vocab_size] of the hidden states [b, n, width] that `features(ids, state)` gave of the last n of its ids."""
+        logits = self.head(hidden) * self.logit_scale
+        if self.kmer_head is None or not logits.shape[2]:
+            return logits
+        votes = self.kmer_head(hidden, ids, None if state is None else state[0], packing)
+        return logits + F.pad(votes, (BASE, logits.shape[2] - BASE - votes.shape[2]))
+
+    def parts(self, layer: int = -1) -> list[nn.Module]:
+        """What has an entry of the state, in its order: stem and k-mers, where there are such, and the blocks up to `layer`."""
+        blocks = self.blocks if layer == -1 else self.blocks[: layer + 1]
+        return [*blocks] if self.entry is None else [self.entry, *blocks]
 
     def features(
         self,
@@ -70,7 +92,7 @@ class TitansDNA(nn.Module):
         layer: int = -1,
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """The forward pass without the head: [b, t, width] and the state, which has one entry for each block that ran.
+        """The forward pass without the head: [b, t, width] and the state, which has one entry for each part that ran.
 
         layer: -1, the output of the last block after the last norm (`Output.hidden`), or the number of the block, from
             0, whose output is wanted as it is; the blocks after it are left out.
@@ -81,18 +103,19 @@ class TitansDNA(nn.Module):
             raise ValueError(f"ids: got {ids.dtype} {list(ids.shape)}, want whole numbers [b, t] with t at least 1")
         if not -1 <= layer < len(self.blocks):
             raise ValueError(f"layer: got {layer}, want -1 (after the last norm) or 0 to {len(self.blocks) - 1}")
-        blocks = self.blocks if layer == -1 else self.blocks[: layer + 1]
+        parts = self.parts(layer)
         if state is not None and cu_seqlens is not None:
             raise ValueError("state: got one beside cu_seqlens, want None: every packed sequence starts afresh")
         packing = None if cu_seqlens is None else pack(cu_seqlens, ids)
         if state is None:
-            state = (None,) * len(blocks)
-        if len(state) != len(blocks):
-            raise ValueError(f"state: got {len(state)} blocks, want {len(blocks)}")
-        x = self.embedding(ids.long())
-        after = []
-        for block, before in zip(blocks, state, strict=True):
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            state = (None,) * len(parts)
+        if len(state) != len(parts):
+            raise ValueError(f"state: got {len(state)} parts, want {len(parts)}")
+        x, after = self.embedding(ids.long()), []
+        for block, before in zip(parts, state, strict=True):
+            if isinstance(block, Entry):
+                x, new = block(ids, x, before, packing)
+            elif self.activation_checkpointing and torch.is_grad_enabled():
                 x, new = checkpoint(block, x, before, packing, use_reentrant=False)
             else:
                 x, new = block(x, before, packing)
@@ -128,10 +151,10 @@ def tokenizer_of(model: TitansDNA, missing: str = NO_TOKENIZER) -> Tokenizer:
 
 
 def weights_fingerprint(model: nn.Module, skip: Sequence[str] = ()) -> str:
-    """32 hexadecimal digits that change with any weight, its name or its shape, but for those to skip."""
+    """32 hexadecimal digits that change with any weight, its name or its shape, but for those whose names begin so."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(model.state_dict().items()):
-        if name in skip:
+        if name.startswith(tuple(skip)):
             continue
         digest.update(f"{name}\t{list(weight.shape)}\t{weight.dtype}\n".encode())
         digest.update(weight.detach().cpu().contiguous().numpy())
@@ -154,8 +177,11 @@ def initialise(model: nn.Module, config: TitansConfig) -> float:
     assert isinstance(head, nn.Linear)
     nn.init.normal_(embedding.weight)
     nn.init.normal_(head.weight, std=0.1 * config.width**-0.5)
-    for memory in (module for module in model.modules() if isinstance(module, NeuralMemory)):
-        memory.initialise(branch)
+    for module in model.modules():
+        if isinstance(module, NeuralMemory):
+            module.initialise(branch)
+        elif isinstance(module, (Entry, KmerHead)):
+            module.initialise()
     if not config.tie_embeddings:
         return 1.0
     # The embedding has unit variance, and the residual stream still holds the last token's: without the scale the model

@@ -72,6 +72,11 @@ class Packing:
         return (self._place % size == 0).nonzero()[:, 0].to(self.device)
 
     @_once
+    def from_place(self, place: int) -> Tensor:
+        """Whether each token stands at this place of its sequence or behind it, [1, t]."""
+        return (self._place >= place)[None].to(self.device)
+
+    @_once
     def heads(self, size: int) -> Heads:
         """The first `size` tokens of every sequence."""
         window = self.cu_seqlens[:-1, None] + torch.arange(size)

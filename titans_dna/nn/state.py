@@ -20,6 +20,7 @@ from torch import Tensor
 
 from titans_dna.nn.attention import SegmentState, SlidingState
 from titans_dna.nn.blocks import ConvState, MACState, MAGState
+from titans_dna.nn.entry import EntryState
 from titans_dna.nn.memory import NeuralMemoryState
 from titans_dna.nn.model import TitansDNA, map_state, tensors_of, weights_fingerprint
 from titans_dna.run.files import replacing
@@ -34,12 +35,13 @@ _CLASSES: dict[str, Any] = {
     "titans_dna.attention:SegmentState": SegmentState,
     "titans_dna.attention:SlidingState": SlidingState,
     "titans_dna.blocks:ConvState": ConvState,
+    "titans_dna.entry:EntryState": EntryState,
     "titans_dna.blocks:MACState": MACState,
     "titans_dna.blocks:MAGState": MAGState,
 }
 _KINDS = {one: kind for kind, one in _CLASSES.items()}
-# What a state does not depend on: the head, which reads it, and how the blocks are regularised in training.
-_APART = ("head.weight",)
+# What a state does not depend on: the heads, which read it, and how the blocks are regularised in training.
+_APART = ("head.", "kmer_head.")
 _APART_SETTINGS = ("dropout", "tie_embeddings")
 
 
@@ -65,10 +67,10 @@ def save_state(
 
     about: plain values to keep with it, such as what was read. tensors: further tensors, by name.
 
-    Raises ValueError for a state of another number of blocks, OSError where nothing can be written.
+    Raises ValueError for a state of another number of parts, OSError where nothing can be written.
     """
-    if len(state) != len(model.blocks):
-        raise ValueError(f"state: got {len(state)} blocks, want the model's {len(model.blocks)}")
+    if len(state) != len(model.parts()):
+        raise ValueError(f"state: got {len(state)} parts, want the model's {len(model.parts())}")
     found: dict[int, tuple[int, Tensor]] = {}
 
     def number(x: Tensor) -> dict[str, int]:
@@ -189,8 +191,9 @@ def _on_the_cpu(x: Tensor) -> Any:
 
 def _check(state: Any, model: TitansDNA) -> None:
     """ValueError, or what torch raises, for what is no state of this model."""
-    if not isinstance(state, tuple) or len(state) != len(model.blocks) or any(one is None for one in state):
-        raise ValueError(f"got no state of {len(model.blocks)} blocks")
+    parts = len(model.parts())
+    if not isinstance(state, tuple) or len(state) != parts or any(one is None for one in state):
+        raise ValueError(f"got no state of {parts} parts")
     if not all(bool(x.isfinite().all()) for x in tensors_of(state)):
         raise ValueError("holds values that are not finite")
     rows = {len(x) for x in tensors_of(state)}
@@ -204,7 +207,7 @@ def _check(state: Any, model: TitansDNA) -> None:
     finally:
         model.train(training)
     if [type(one) for one in after] != [type(one) for one in state]:
-        raise ValueError("got a state of other blocks")
+        raise ValueError("got a state of other parts")
 
 
 def _digest(metadata: Mapping[str, str], tensors: Iterable[Any]) -> str:

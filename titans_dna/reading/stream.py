@@ -214,7 +214,7 @@ def stream(
     dataset = _Calls(source, batches, tokens, tokenizer, rc)
     loader = _load(dataset, min(workers, len(dataset)))
     if state is not None and layer != -1:
-        state = state[: layer + 1]
+        state = state[: len(model.parts(layer))]
     for numbers, items in zip(batches, dataset.items.tolist(), strict=True):
         into = take(numbers)
         with evaluating(whole or model):

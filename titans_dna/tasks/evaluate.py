@@ -153,7 +153,7 @@ def _about(model: FineTuned, part: str, data: LabelledData) -> dict[str, Any]:
         "task": data.task,
         "label_map": data.label_map,
         "rows": {part: len(data.test)},
-        "model": weights_fingerprint(model, skip=[UNSAVED]),
+        "model": weights_fingerprint(model, skip=UNSAVED),
         "split": part,
     }
 

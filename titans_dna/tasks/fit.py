@@ -223,6 +223,8 @@ def choose_trained(model: FineTuned, tune: str, rank: int) -> None:
         model.backbone.requires_grad_(False)
     elif not tied:
         model.backbone.head.requires_grad_(False)
+    if model.backbone.kmer_head is not None:
+        model.backbone.kmer_head.requires_grad_(False)
     if tune == "lora":
         _add_adapters(model.backbone, rank)
 
@@ -246,6 +248,10 @@ def check_tune(tune: str) -> None:
 def _add_adapters(backbone: nn.Module, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    linear = [name for name, one in backbone.named_modules() if isinstance(one, nn.Linear) and name != "head"]
+    linear = [
+        name
+        for name, one in backbone.named_modules()
+        if isinstance(one, nn.Linear) and not name.startswith(("head", "kmer_head"))
+    ]
     # The output layers of memories and attention, their projections, gates, and the feed-forward: all that is linear.
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear), backbone)

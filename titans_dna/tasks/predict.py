@@ -128,7 +128,7 @@ def _predict_bases(model: FineTuned, options: PredictOptions, kept: Unfinished) 
 
 def _fingerprint(model: FineTuned, source: GenomeSource, state: str | None) -> str:
     known = (model.question.to_dict(), model.backbone.config.identity(), model.tokenizer.to_dict())
-    weights = weights_fingerprint(model, skip=[UNSAVED])
+    weights = weights_fingerprint(model, skip=UNSAVED)
     return fingerprint(weights, (*known, source.genome.fingerprint()), source, state)
 
 

@@ -114,68 +114,86 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     The rest: parameters of one dimension (norms, biases), embeddings, initial memories and persistent tokens. A shared
     parameter (tied embedding) comes once, as an embedding. Order and membership depend on the model's structure alone.
+    Look-ups are in neither (`sparse_tables`).
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    apart = {id(one) for one in sparse_tables(model)}
     decayed, undecayed = [], []
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or id(parameter) in apart:
             continue
         spared = parameter.ndim < 2 or id(parameter) in embeddings or any(part in name for part in UNDECAYED_NAMES)
         (undecayed if spared else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
 
 
-def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, those without a parameter left out; the learning rate is set at each step."""
-    groups = [group for group in parameter_groups(model, weight_decay) if group["params"]]
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas)
+def sparse_tables(model: nn.Module) -> list[Tensor]:
+    """Tables of look-ups, of which a step changes the rows that it met."""
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module.sparse]
+    return [table.weight for table in tables if table.weight.requires_grad]
 
 
-class MuonAdamW:
-    """Muon for the matrices of blocks (`block_matrices`), AdamW for all else, as one optimiser.
+class Optimisers:
+    """Several as one, each with parameters of its own."""
 
-    Muon steps by the sum of gradients made orthogonal: equally far in every direction of the matrix, however small its
-    gradient (Jordan 2024, https://kellerjordan.github.io/posts/muon). relative: its learning rate over AdamW's.
-    """
-
-    def __init__(self, model: nn.Module, weight_decay: float, betas: tuple[float, float], relative: float) -> None:
-        """Raises ValueError for a model in whose blocks no matrix is trained."""
-        matrices = block_matrices(model)
-        if not matrices:
-            raise ValueError("--optimizer: got muon for a model in whose blocks no matrix is trained, want adamw")
-        apart = {id(one) for one in matrices}
-        groups = parameter_groups(model, weight_decay)
-        for group in groups:
-            group["params"] = [one for one in group["params"] if id(one) not in apart]
-        mine = {"params": matrices, "weight_decay": weight_decay, "relative": relative}
-        self.both = (
-            torch.optim.Muon([mine], lr=0.0),
-            torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas),
-        )
+    def __init__(self, *each: torch.optim.Optimizer) -> None:
+        self.each = each
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Of both."""
-        return [group for one in self.both for group in one.param_groups]
+        """Of all. Where a group says `relative`, its learning rate is so many times that of the step."""
+        return [group for one in self.each for group in one.param_groups]
 
     def step(self) -> None:
-        """Of both."""
-        for one in self.both:
+        """Of all."""
+        for one in self.each:
             one.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Of both."""
-        for one in self.both:
+        """Of all."""
+        for one in self.each:
             one.zero_grad(set_to_none=set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """Of each, by its place."""
-        return {str(place): one.state_dict() for place, one in enumerate(self.both)}
+        return {str(place): one.state_dict() for place, one in enumerate(self.each)}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for place, one in enumerate(self.both):
+        for place, one in enumerate(self.each):
             one.load_state_dict(values[str(place)])
+
+
+def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW | Optimisers:
+    """AdamW over `parameter_groups`, those without a parameter left out, beside Adam for the rows of look-ups that a step met;
+    the learning rate is set at each step."""
+    groups = [group for group in parameter_groups(model, weight_decay) if group["params"]]
+    return _beside_tables(model, betas, torch.optim.AdamW(groups, lr=0.0, betas=betas))
+
+
+def muon_adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float], relative: float) -> Optimisers:
+    """Muon for the matrices of blocks (`block_matrices`), `adamw` for all else.
+
+    Muon steps by the sum of gradients made orthogonal: equally far in every direction of the matrix, however small its
+    gradient (Jordan 2024, https://kellerjordan.github.io/posts/muon). relative: its learning rate over AdamW's. Raises
+    ValueError for a model in whose blocks no matrix is trained.
+    """
+    matrices = block_matrices(model)
+    if not matrices:
+        raise ValueError("--optimizer: got muon for a model in whose blocks no matrix is trained, want adamw")
+    apart = {id(one) for one in matrices}
+    groups = parameter_groups(model, weight_decay)
+    for group in groups:
+        group["params"] = [one for one in group["params"] if id(one) not in apart]
+    mine = {"params": matrices, "weight_decay": weight_decay, "relative": relative}
+    rest = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas)
+    return _beside_tables(model, betas, torch.optim.Muon([mine], lr=0.0), rest)
+
+
+def _beside_tables(model: nn.Module, betas: tuple[float, float], *each: torch.optim.Optimizer) -> Any:
+    if tables := sparse_tables(model):
+        return Optimisers(*each, torch.optim.SparseAdam(tables, lr=1.0, betas=betas))
+    return each[0] if len(each) == 1 else Optimisers(*each)
 
 
 def block_matrices(model: nn.Module) -> list[Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from titans_dna.run.progress import Progress
 from titans_dna.run.signals import Interruption, Stopped
-from titans_dna.train.learner import Learner, MuonAdamW, Step
+from titans_dna.train.learner import Learner, Optimisers, Step
 from titans_dna.train.record import Record, write_checkpoint
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Loop:
     def __init__(
         self,
         learner: Learner,
-        optimiser: torch.optim.Optimizer | MuonAdamW,
+        optimiser: torch.optim.Optimizer | Optimisers,
         settings: Settings,
         machine: Machine,
         *,
@@ -273,12 +273,13 @@ class Loop:
         return Step(self.step, tally.loss, tally.bases, lr, norm, not finite, seconds, speed, tally.figures)
 
     def _norm(self, scale: float) -> float:
-        """Of the gradient, scaled; it is then clipped."""
-        gradients = [one.grad for one in self._clipped if one.grad is not None]
-        if scale != 1:
-            for gradient in gradients:
-                gradient.mul_(scale)
-        return float(nn.utils.clip_grad_norm_(self._clipped, self.settings.clip or math.inf))
+        """Of the gradient, scaled; it is then clipped. Rows of look-ups are apart, whose steps no scale changes."""
+        found = [(one, one.grad) for one in self._clipped if one.grad is not None]
+        for _, gradient in found if scale != 1 else ():
+            gradient.mul_(scale)
+        dense = [one for one, gradient in found if not gradient.is_sparse]
+        finite = all(bool(one._values().isfinite().all()) for _, one in found if one.is_sparse)
+        return float(nn.utils.clip_grad_norm_(dense, self.settings.clip or math.inf)) if finite else math.inf
 
     def _reason(self, fabric: Fabric, interruption: Interruption | None) -> Outcome:
         """Why to stop after this step, if there is a reason."""

@@ -21,7 +21,7 @@ from titans_dna.run.files import write_csv, write_figure, write_text
 from titans_dna.run.progress import say
 from titans_dna.run.sealed import json_digest
 from titans_dna.train.language import COLUMNS, Language
-from titans_dna.train.learner import MuonAdamW, adamw, warmup_cosine
+from titans_dna.train.learner import Optimisers, adamw, muon_adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Outcome, Settings
 from titans_dna.train.loss import validate
 from titans_dna.train.options import OptimiserOptions, PretrainOptions
@@ -167,10 +167,10 @@ def _prepare(
     )
 
 
-def _optimiser(model: TitansDNA, how: OptimiserOptions) -> torch.optim.AdamW | MuonAdamW:
+def _optimiser(model: TitansDNA, how: OptimiserOptions) -> torch.optim.AdamW | Optimisers:
     betas = (how.beta1, how.beta2)
     if how.optimizer == "muon":
-        return MuonAdamW(model, how.weight_decay, betas, relative=how.muon_lr / how.lr)
+        return muon_adamw(model, how.weight_decay, betas, relative=how.muon_lr / how.lr)
     return adamw(model, how.weight_decay, betas)
 
 
