@@ -53,6 +53,8 @@ def test_yaml_round_trip(tmp_path):
         ({"kmers": 6}, "kmers: got 6, want a list of whole numbers from 1 to 31"),
         ({"kmers": [6, 6]}, "kmers: got .6, 6., want each of them once"),
         ({"kmers": [6], "vocab_size": 4096}, "kmers: got them with 4096 token ids, want single nucleotides"),
+        ({"counts": [25]}, "counts: got .25., want a list of whole numbers from 1 to 24"),
+        ({"counts": [6], "vocab_size": 4096}, "counts: got them with 4096 token ids, want single nucleotides"),
         ({"kmer_slots": 1000}, "kmer_slots: got 1000, want a power of two"),
         ({"widht": 4}, "unknown key 'widht', want one of variant, mixers, vocab_size"),
     ],
@@ -100,6 +102,7 @@ SIZES += [
     for more in (
         dict(stem=9),
         dict(kmers=[1, 4, 7, 31], kmer_width=5, kmer_slots=1024, mixers=["conv", "lmm"], conv_dilations=[9]),
+        dict(counts=[1, 12, 24], stem=2),
     )
 ]
 SIZES += [TitansConfig.preset(preset, variant="mac").to_dict() for preset in ("tiny", "small", "base")]

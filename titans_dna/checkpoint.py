@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from titans_dna.config import TitansConfig
 from titans_dna.hub import download, is_hub_id, upload
+from titans_dna.nn.counts import Counts
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.run.device import choose_device
@@ -49,7 +50,7 @@ class Form(NamedTuple):
         return self.config, TOKENIZER, self.weights
 
 
-TOKENIZER, CARD, RESULTS = "tokenizer.json", "README.md", "results.md"
+TOKENIZER, CARD, RESULTS, COUNTS = "tokenizer.json", "README.md", "results.md", "counts.safetensors"
 LANGUAGE = Form("pretrained", "pretrain", "config.json", "model.safetensors", "titans-dna model")
 FINETUNED = Form("fine-tuned", "finetune", "finetuned.json", "finetuned.safetensors", "titans-dna fine-tuned model")
 MODEL_TYPE = "titans-dna"
@@ -85,8 +86,11 @@ def save(model: TitansDNA | FineTuned, directory: str | Path, tokenizer: Tokeniz
     write_weights(model, directory / form.weights)
     with replacing(directory / TOKENIZER) as aside:
         tokenizer.save(aside)
+    counts = model.backbone.counts if isinstance(model, FineTuned) else model.counts
+    if counts is not None:
+        counts.save(directory / COUNTS)
     values = {**form.format, **about, "config": config.to_dict()}
-    values = with_digests(values, directory, (TOKENIZER, form.weights))
+    values = with_digests(values, directory, (TOKENIZER, form.weights, *[COUNTS] * (counts is not None)))
     write_text(directory / form.config, json.dumps(values, indent=2) + "\n")
     if form is FINETUNED and not (directory / LANGUAGE.config).exists():
         write_text(directory / LANGUAGE.config, json.dumps({"model_type": TUNED_TYPE}) + "\n")
@@ -129,7 +133,7 @@ def push(
     """Upload a model to the Hugging Face hub, and return the address of its page there.
 
     source: a model with its tokenizer, as `load` gives it, or a directory that `save` wrote, never a hub id; `want` is as
-        for `load`. Weights, configuration, tokenizer and the card README.md go up, and nothing else; a short card is
+        for `load`. Weights, counts, configuration, tokenizer and the card README.md go up, and nothing else; a short card is
         written for a language model without one, and for any fine-tuned model, with the table of its results.
     repo_id: user/name, made where it is missing, `private` then. token: of the hub; None is the one that is logged in.
 
@@ -144,7 +148,7 @@ def push(
             place, form = _find(Path(source), want, "source", hub=False)
             model = _read(place, form)  # a damaged one stays here
             more = CARD if form is LANGUAGE else LANGUAGE.config
-            for name in (*form.files, *[more] * (form is LANGUAGE or not _language(place))):
+            for name in (*form.files, COUNTS, *[more] * (form is LANGUAGE or not _language(place))):
                 if (place / name).is_file():
                     shutil.copyfile(place / name, folder / name)
             if form is FINETUNED and (place / RESULTS).is_file():
@@ -191,9 +195,9 @@ def _find(source: str | Path, want: Any, name: str, hub: bool = True) -> tuple[P
         form = form or (FINETUNED if path.name in only_tuned else None)
         path = path.parent
     elif hub and not path.exists() and is_hub_id(str(source)):
-        path = download(str(source), (form or LANGUAGE).files)
+        path = download(str(source), (*(form or LANGUAGE).files, COUNTS))
         if form is None and not _language(path):
-            path = download(str(source), FINETUNED.files)
+            path = download(str(source), (*FINETUNED.files, COUNTS))
     if form is None:
         tuned = not _language(path) and any((path / file).is_file() for file in only_tuned)
         return path, FINETUNED if tuned else LANGUAGE
@@ -217,7 +221,7 @@ def _language(path: Path) -> bool:
 
 def check_same(directory: Path, form: Form) -> None:
     """ValueError where the files of a model are not those that `save` wrote together, as far as is known."""
-    check_digests(_json(directory / form.config, form), directory / form.config)
+    check_digests(_json(directory / form.config, form), directory / form.config, optional=COUNTS)
 
 
 def _read(directory: Path, form: Form) -> Any:
@@ -247,6 +251,10 @@ def _read(directory: Path, form: Form) -> Any:
     whole = model if question is None else FineTuned(model, question, tokenizer)
     _put(whole, found, path)
     check_same(directory, form)
+    if config.counts and (directory / COUNTS).is_file():
+        model.counts = Counts.load(directory / COUNTS)
+    elif config.counts:
+        warnings.warn(f"{directory / COUNTS}: is not there; the model answers without counts, and worse", stacklevel=3)
     return whole.eval()
 
 

@@ -13,8 +13,10 @@ import yaml
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
 MIXERS = ("conv", *VARIANTS)
-_LATER = ("mixers", "conv_taps", "conv_dilations", "stem", "kmers", "kmer_width", "kmer_slots")
+_LATER = ("mixers", "conv_taps", "conv_dilations", "stem", "kmers", "kmer_width", "kmer_slots", "counts")
 """Fields that version 0.1.0 lacked."""
+MIXED = 64
+"""Hidden width of what gates the votes of counts."""
 READS = ("after", "before", "anchor")
 GATES = ("token", "chunk")
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -73,6 +75,10 @@ class TitansConfig:
     """Width of the vectors that k-mers give to the first block, projected up to `width`."""
     kmer_slots: int = 65536
     """Rows of a look-up at most, a power of two: k-mers of more kinds share them by a hash."""
+    counts: tuple[int, ...] = ()
+    """Numbers of last bases, 1 to 24, of which it is counted what followed them in the training sequence (pretrain
+    --counts): to the first block, and as votes on the next base. The counts are kept beside the weights; without them
+    nothing was ever seen."""
     attention: bool = True
     """False leaves the attention out of mac, mag and mal (ablation); lmm never has any."""
     persistent: int = 8
@@ -122,10 +128,10 @@ class TitansConfig:
         if self.conv_dilations and len(self.conv_dilations) != self.mixers.count("conv"):
             got, want = len(self.conv_dilations), self.mixers.count("conv")
             raise ValueError(f"conv_dilations: got {got} for {want} conv block(s), want one for each, or none")
-        if self.kmers and self.vocab_size != 12:
-            raise ValueError(
-                f"kmers: got them with {self.vocab_size} token ids, want single nucleotides, which have 12"
-            )
+        for name in ("kmers", "counts"):
+            if getattr(self, name) and self.vocab_size != 12:
+                got = f"got them with {self.vocab_size} token ids"
+                raise ValueError(f"{name}: {got}, want single nucleotides, which have 12")
         if self.kmer_slots & (self.kmer_slots - 1):
             raise ValueError(f"kmer_slots: got {self.kmer_slots}, want a power of two")
         remembering = self.layers - self.mixers.count("conv")
@@ -163,6 +169,9 @@ class TitansConfig:
         rows = sum(table_rows(k, self.kmer_slots) + 1 for k in self.kmers)
         beside = self.stem * width + rows * (self.kmer_width + 4)
         beside += len(self.kmers) * (self.kmer_width * width + width + 1)
+        if self.counts:  # features, into the blocks, and what gates the votes
+            orders = len(self.counts)
+            beside += orders + 5 * orders * width + (width + 5 * orders + 1) * MIXED + (MIXED + 1) * orders
         return (2 - self.tie_embeddings) * self.vocab_size * width + blocks + width + beside
 
     def _of_block(self, kind: str) -> int:
@@ -251,7 +260,7 @@ def _numbers(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or not all(type(one) is int and low <= one <= high for one in value):
         got = list(value) if isinstance(value, tuple) else value
         raise ValueError(f"{name}: got {got!r}, want a list of whole numbers from {low} to {high:,}")
-    if name == "kmers" and len(set(value)) < len(value):
+    if name != "conv_dilations" and len(set(value)) < len(value):
         raise ValueError(f"{name}: got {list(value)}, want each of them once")
     return tuple(value)
 
@@ -284,7 +293,7 @@ def read_yaml(text: str) -> Any:
         raise yaml.YAMLError("is nested beyond all measure") from None
 
 
-_NUMBERS = {"conv_dilations": (1, 2**20), "kmers": (1, 31)}
+_NUMBERS = {"conv_dilations": (1, 2**20), "kmers": (1, 31), "counts": (1, 24)}
 """Lists of whole numbers, and the least and the most that one may be."""
 _MINIMUM = {
     "vocab_size": 1,

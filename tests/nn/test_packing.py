@@ -1,11 +1,13 @@
 """Packed sequences: each gives what it gives alone, in outputs and gradients, and nothing crosses a border."""
 
+import random
 from itertools import pairwise
 
 import pytest
 import torch
 
 from titans_dna.config import MIXERS, VARIANTS, TitansConfig
+from titans_dna.nn.counts import Counts
 from titans_dna.nn.memory import NeuralMemory
 from titans_dna.nn.model import TitansDNA
 from titans_dna.nn.packing import pack
@@ -15,6 +17,7 @@ LENGTHS = [7, 1, 40, 0, 16, 33, 2, 0]
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
 ALL = (*VARIANTS, "conv-conv", "conv-lmm", "mac-conv-mag", "kmers-conv-lmm")
 BESIDE = {"stem": 6, "kmers": [2, 1, 9, 31], "kmer_width": 3, "kmer_slots": 64, "conv_dilations": [7]}
+BESIDE["counts"] = [2, 9, 24]
 EVERY = [{}, {"gates": "chunk"}, {"convolution": 0}, {"persistent": 0, "read": "before"}, {"read": "anchor"}]
 CASES = [
     *((variant, change) for variant in VARIANTS for change in EVERY),
@@ -45,6 +48,8 @@ def build(variant, dtype=torch.float64, **change):
     with torch.no_grad():  # away from the start's special values, so that every path carries something
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
+    if model.config.counts:
+        model.counts = Counts.fit(["".join(random.Random(0).choices("ACGT", k=3000))])
     return model
 
 
@@ -103,7 +108,7 @@ def test_few_sequences_in_float32(variant, lengths):
     packed, want = model(ids, cu_seqlens=cu_seqlens.int()).logits, alone(model, ids, lengths)
     torch.testing.assert_close(packed, want, rtol=1e-5, atol=1e-5)
     for a, b in zip(gradients(model, packed), gradients(model, want), strict=True):
-        assert (a - b).norm() <= 1e-5 * b.norm() + 1e-7
+        assert (a - b).norm() <= 1e-5 * b.norm() + 1e-5  # a prior's gradient is a small difference
 
 
 @torch.no_grad()

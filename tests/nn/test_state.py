@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from titans_dna.config import VARIANTS, TitansConfig
+from titans_dna.nn.counts import Counts
 from titans_dna.nn.model import TitansDNA, map_state, take_rows, tensors_of
 from titans_dna.nn.state import load_state, save_state
 
@@ -19,6 +20,7 @@ SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "windo
 
 ALL = (*VARIANTS, "conv-conv", "conv-lmm", "mac-conv-mag", "kmers-conv-lmm")
 BESIDE = {"stem": 6, "kmers": [2, 1, 9, 31], "kmer_width": 3, "kmer_slots": 64, "conv_dilations": [7]}
+BESIDE["counts"] = [2, 9, 24]
 
 
 def build(variant, seed=0, **change):
@@ -28,7 +30,10 @@ def build(variant, seed=0, **change):
     if "-" in variant:
         change |= {"mixers": variant.split("-"), "layers": variant.count("-") + 1, "conv_taps": 5}
         variant = "lmm"
-    return TitansDNA(TitansConfig(variant=variant, **{**SMALL, **change})).double().eval()
+    model = TitansDNA(TitansConfig(variant=variant, **{**SMALL, **change})).double().eval()
+    if model.config.counts:
+        model.counts = Counts.fit(["".join(random.Random(0).choices("ACGT", k=3000))])
+    return model
 
 
 def draw(t, b=1):

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+import titans_dna
 from titans_dna import checkpoint
 from titans_dna.cli import main
 from titans_dna.genome.genome import open_genome
+from titans_dna.nn.counts import ORDERS, TOP, Counts
 from titans_dna.tokens.tokenizer import load_tokenizer
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 from titans_dna.train import pretrain as pretraining
@@ -30,7 +32,7 @@ SMALL = (
 )
 WINDOWS = SMALL + "--variant lmm --accumulate 2 --steps 20"
 MUON = WINDOWS + " --optimizer muon --muon_lr 0.03"
-TABLES = MUON + " --model.stem 5 --model.kmers 2 9"
+TABLES = MUON + " --model.stem 5 --model.kmers 2 9 --counts true"
 LANES = SMALL + "--variant mac --lane 160 --accumulate 3 --steps 20"
 
 
@@ -115,6 +117,45 @@ def test_blocks_with_mixers_of_their_own(tmp_path, capsys):
     assert run(line + " --muon_lr 0.03", tmp_path / "wrong") == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("--muon_lr: got 0.03 with --optimizer adamw, want muon")
     assert not (tmp_path / "wrong").exists()
+
+
+def test_counts_are_a_file_beside_the_weights(whole, tmp_path, capsys):
+    out = shutil.copytree(whole(TABLES), tmp_path / "run")
+    model = titans_dna.load(out)
+    assert model.config.counts == ORDERS
+    own = (out / "split.bed").read_text().splitlines()
+    trained = sum(int(row.split()[2]) - int(row.split()[1]) for row in own if row.endswith("train"))
+    assert 0 <= 2 * trained - model.counts.occurrences <= 2 * TOP * len(own)
+    ids = torch.as_tensor(model.tokenizer.encode("ACGTTGCA" * 9))[None]
+    with torch.inference_mode():
+        known = model(ids).logits
+    titans_dna.save(model, tmp_path / "copy")
+    assert (tmp_path / "copy" / checkpoint.COUNTS).read_bytes() == (out / checkpoint.COUNTS).read_bytes()
+    (tmp_path / "copy" / checkpoint.COUNTS).unlink()
+    with pytest.warns(UserWarning, match="counts.safetensors: is not there; the model answers without counts"):
+        without = titans_dna.load(tmp_path / "copy")
+    with torch.inference_mode():
+        assert not torch.equal(without(ids).logits, known)
+    Counts.fit(["ACGGT" * 20]).save(out / checkpoint.COUNTS)
+    with pytest.raises(ValueError, match="counts.safetensors: damaged, or of another model"):
+        titans_dna.load(out)
+    capsys.readouterr()
+    assert run("pretrain --resume", out) == 2
+    assert "counts.safetensors: holds counts of another genome, split or tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--counts true --tokenizer kmer-3", "--counts: got them with --tokenizer kmer-3, want nucleotide"),
+        ("--model.counts 4", "--model.counts: got [4] without --counts, want both or none"),
+        ("--counts true --devices 2", "--devices: got 2 with --counts, want 1"),
+    ],
+)
+def test_counts_that_make_no_sense(tmp_path, capsys, more, message):
+    assert run(f"{WINDOWS} {more}", tmp_path / "run") == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 def test_muon_takes_other_steps_at_the_rate_of_the_schedule(whole):

@@ -1,18 +1,20 @@
-"""What stands beside the blocks: a convolutional stem, and learned look-ups of the last k bases, into the blocks and around
-them.
+"""What stands beside the blocks: a convolutional stem, and what the last k bases say, learned or counted, into the blocks and
+around them.
 
 The look-ups are of whole numbers: exact at any cut, none at a start or behind what is no base.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans_dna.config import TitansConfig, table_rows
+from titans_dna.config import MIXED, TitansConfig, table_rows
+from titans_dna.nn.counts import Counts, leave_out
 from titans_dna.nn.layers import CausalConv
 from titans_dna.nn.packing import Packing
 from titans_dna.tokens.vocabulary import BASE
@@ -30,15 +32,30 @@ class EntryState(NamedTuple):
     """uint8 [b, longest k - 1]: A 0, C 1, G 2, T 3, what is no base, or stands before the start, 4."""
 
 
+class Looked(NamedTuple):
+    """What was looked up for ids [b, t]."""
+
+    letters: Tensor
+    """Those before them, and theirs: int64 [b, reach + t]."""
+    counted: Tensor | None
+    """What `CountFeatures` makes of the counts, [b, t, orders, 5]; None where the model has no counts."""
+    packing: Packing | None
+
+
 class Entry(nn.Module):
     """From ids and their embedding to what the first block takes: x + Σ look-ups, then x + convolution."""
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
-        self.recent = Recent(config)
+        self.reach = max(*config.kmers, *config.counts, 1, 1) - 1
+        self.orders = config.counts
         self.tables = nn.ModuleList(KmerTable(k, config.kmer_slots, config.kmer_width) for k in config.kmers)
         self.up = nn.Linear(config.kmer_width * len(self.tables), config.width, bias=False) if self.tables else None
+        self.counted = CountFeatures(len(self.orders)) if self.orders else None
+        self.counted_up = nn.Linear(5 * len(self.orders), config.width, bias=False) if self.orders else None
         self.stem = CausalConv(config.width, config.stem) if config.stem else None
+        self.counts: Counts | None = None
+        """What `config.counts` asks; without it nothing was ever seen."""
 
     def initialise(self) -> None:
         """Vectors that are small beside the embedding's."""
@@ -46,15 +63,33 @@ class Entry(nn.Module):
             if isinstance(table, nn.Embedding):
                 nn.init.normal_(table.weight, std=0.02)
 
-    def forward(
-        self, ids: Tensor, x: Tensor, state: EntryState | None, packing: Packing | None = None
-    ) -> tuple[Tensor, EntryState]:
-        """ids [b, t] and their embedding x [b, t, width] → [b, t, width] and the state after them."""
-        letters, last = self.recent(ids, None if state is None else state.letters)
+    def look(
+        self, ids: Tensor, state: EntryState | None, packing: Packing | None = None, own: Tensor | None = None
+    ) -> Looked:
+        """own [b, t]: the id that follows each and was counted, which is left out."""
+        letters = _letters(ids)
+        before = letters.new_full((len(ids), self.reach), NO_BASE) if state is None else state.letters
+        if before.shape != (len(ids), self.reach):
+            raise ValueError(f"state: got letters {list(before.shape)}, want {[len(ids), self.reach]}")
+        letters = torch.cat([before.to(ids.device, torch.int64), letters], dim=1)
+        if self.counted is None:
+            return Looked(letters, None, packing)
+        counts = ids.new_zeros(*ids.shape, len(self.orders), 4)
+        if self.counts is not None:
+            self.counts = self.counts.to(ids.device)
+            counts = self.counts.look(letters, self.orders, ids.shape[1], None if packing is None else packing.place)
+            counts = counts if own is None else leave_out(counts, _letters(own))
+        return Looked(letters, self.counted(counts), packing)
+
+    def forward(self, looked: Looked, x: Tensor, state: EntryState | None) -> tuple[Tensor, EntryState]:
+        """x [b, t, width], the embedding → [b, t, width] and the state after it."""
+        letters, counted, packing = looked
         if self.up is not None:
-            found = [table(letters, ids.shape[1], packing) for table in self.tables]
+            found = [table(letters, x.shape[1], packing) for table in self.tables]
             x = x + self.up(torch.cat(found, dim=-1).to(x.dtype))
-        convolution = None
+        if self.counted_up is not None and counted is not None:
+            x = x + self.counted_up(counted.flatten(-2).to(x.dtype))
+        last = letters[:, letters.shape[1] - self.reach :].to(torch.uint8)
         if self.stem is None:
             return x, EntryState(None, last)
         if packing is not None:
@@ -64,49 +99,58 @@ class Entry(nn.Module):
 
 
 class KmerHead(nn.Module):
-    """Look-ups that go to the logits of A, C, G and T, each gated by the hidden state."""
+    """Votes for A, C, G and T: learned ones of k-mers, gated by the hidden state, and counted ones, gated by it and by all
+    counts."""
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
-        self.recent = Recent(config)
         self.tables = nn.ModuleList(KmerTable(k, config.kmer_slots, 4) for k in config.kmers)
-        self.gate = nn.Linear(config.width, len(self.tables))
+        self.gate = nn.Linear(config.width, len(self.tables)) if self.tables else None
+        orders = len(config.counts)
+        self.mix = nn.Linear(config.width + 5 * orders, MIXED) if orders else None
+        self.mixed = nn.Linear(MIXED, orders) if orders else None
 
     def initialise(self) -> None:
-        """No vote, and every gate half open, at 1."""
+        """No learned vote, and every gate of them half open, at 1; those of counted ones nearly closed."""
         for table in self.modules():
             if isinstance(table, nn.Embedding):
                 nn.init.zeros_(table.weight)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
+        if self.mixed is not None:
+            nn.init.zeros_(self.mixed.weight)
+            nn.init.constant_(self.mixed.bias, -3.0)
 
-    def forward(self, hidden: Tensor, ids: Tensor, state: EntryState | None, packing: Packing | None = None) -> Tensor:
-        """hidden [b, n, width] of the last n of ids [b, t]; state: before them → logits [b, n, 4]."""
-        letters, _ = self.recent(ids, None if state is None else state.letters)
+    def forward(self, hidden: Tensor, looked: Looked) -> Tensor:
+        """hidden [b, n, width] of the last n of those looked up → logits [b, n, 4]."""
         n = hidden.shape[1]
-        gates = 2 * torch.sigmoid(self.gate(hidden))
         total = hidden.new_zeros(*hidden.shape[:2], 4)
-        for table, gate in zip(self.tables, gates.unbind(-1), strict=True):
-            total = total + gate[..., None] * table(letters, n, packing).to(hidden.dtype)
+        if self.gate is not None:
+            gates = 2 * torch.sigmoid(self.gate(hidden))
+            for table, gate in zip(self.tables, gates.unbind(-1), strict=True):
+                total = total + gate[..., None] * table(looked.letters, n, looked.packing).to(hidden.dtype)
+        if self.mix is not None and self.mixed is not None and looked.counted is not None:
+            counted = looked.counted[:, -n:].to(hidden.dtype)
+            gates = self.mixed(F.silu(self.mix(torch.cat([hidden, counted.flatten(-2)], dim=-1))))
+            gates = 2 * torch.sigmoid(gates)
+            total = total + torch.einsum("bto,btoi->bti", gates, counted[..., :4])
         return total
 
 
-class Recent(nn.Module):
-    """The letters of ids, behind the last ones before them."""
+class CountFeatures(nn.Module):
+    """Counts int64 [b, t, orders, 4] → [b, t, orders, 5]: the logarithm of each base's share over 1/4, and of how many were
+    seen; all 0 where nothing was. What is added to each count is learned."""
 
-    def __init__(self, config: TitansConfig) -> None:
+    def __init__(self, orders: int) -> None:
         super().__init__()
-        self.reach = max(config.kmers, default=1) - 1
+        self.log_prior = nn.Parameter(torch.full((orders,), math.log(1 / 8)))
 
-    def forward(self, ids: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        """ids [b, t] → letters int64 [b, reach + t], and the last `reach` of them, uint8."""
-        letters = torch.where((ids >= BASE) & (ids < BASE + NO_BASE), ids.long() - BASE, NO_BASE)
-        if before is None:
-            before = letters.new_full((len(ids), self.reach), NO_BASE)
-        if before.shape != (len(ids), self.reach):
-            raise ValueError(f"state: got letters {list(before.shape)}, want {[len(ids), self.reach]}")
-        letters = torch.cat([before.to(ids.device, torch.int64), letters], dim=1)
-        return letters, letters[:, letters.shape[1] - self.reach :].to(torch.uint8)
+    def forward(self, counts: Tensor) -> Tensor:
+        counted, prior = counts.to(self.log_prior.dtype), self.log_prior.exp()[:, None]
+        total = counted.sum(-1, keepdim=True)
+        share = ((counted + prior) / (total + 4 * prior)).log() + math.log(4)
+        return torch.cat([share, torch.log2(1 + total) / 8], dim=-1)
 
 
 class KmerTable(nn.Module):
@@ -128,7 +172,7 @@ class KmerTable(nn.Module):
         if self.rows < 4**self.k:
             codes = (codes * _FACTOR >> 16) & (self.rows - 1)
         if packing is not None:
-            known = known & packing.from_place(self.k - 1)[:, -count:]
+            known = known & (packing.place[:, -count:] >= self.k - 1)
         return torch.where(known, codes, self.rows)
 
 
@@ -148,3 +192,7 @@ def kmer_codes(letters: Tensor, k: int, count: int) -> tuple[Tensor, Tensor]:
         size *= 2
     bad = F.pad((letters >= NO_BASE).cumsum(1), (1, 0))
     return code, bad[:, k:] == bad[:, :-k]
+
+
+def _letters(ids: Tensor) -> Tensor:
+    return torch.where((ids >= BASE) & (ids < BASE + NO_BASE), ids.long() - BASE, NO_BASE)

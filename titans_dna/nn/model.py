@@ -17,10 +17,11 @@ from torch.utils.checkpoint import checkpoint
 import titans_dna
 from titans_dna.config import TitansConfig
 from titans_dna.nn.blocks import build_blocks
-from titans_dna.nn.entry import Entry, KmerHead
+from titans_dna.nn.counts import Counts
+from titans_dna.nn.entry import Entry, KmerHead, Looked
 from titans_dna.nn.layers import RMSNorm
 from titans_dna.nn.memory import NeuralMemory
-from titans_dna.nn.packing import Packing, pack
+from titans_dna.nn.packing import pack
 from titans_dna.tokens.tokenizer import Tokenizer
 from titans_dna.tokens.vocabulary import BASE
 
@@ -50,34 +51,53 @@ class TitansDNA(nn.Module):
         self.activation_checkpointing = False
         """Keep only each block's input in training and compute the rest again in the backward."""
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.entry = Entry(config) if config.stem or config.kmers else None
+        self.entry = Entry(config) if config.stem or config.kmers or config.counts else None
         self.blocks = nn.ModuleList(build_blocks(config))
         self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self.kmer_head = KmerHead(config) if config.kmers else None
+        self.kmer_head = KmerHead(config) if config.kmers or config.counts else None
         self.logit_scale = initialise(self, config)
 
-    def forward(self, ids: Tensor, state: tuple[Any, ...] | None = None, cu_seqlens: Tensor | None = None) -> Output:
+    @property
+    def counts(self) -> Counts | None:
+        """What `config.counts` asks; None: nothing is known, and the model answers without."""
+        return None if self.entry is None else self.entry.counts
+
+    @counts.setter
+    def counts(self, counts: Counts | None) -> None:
+        if self.entry is None or not self.config.counts:
+            raise ValueError("counts: got some for a model whose config.counts asks none")
+        self.entry.counts = counts
+
+    def forward(
+        self,
+        ids: Tensor,
+        state: tuple[Any, ...] | None = None,
+        cu_seqlens: Tensor | None = None,
+        own: Tensor | None = None,
+    ) -> Output:
         """ids: whole numbers [b, t], t >= 1, below vocab_size. state: what the call before returned; None is a fresh start.
 
         The tokens of a sequence may come in one call or in pieces of any length: the outputs are the same.
         cu_seqlens: whole numbers [n + 1] with ids [1, t]: n sequences packed end to end, sequence i being tokens
             cu_seqlens[i] to cu_seqlens[i + 1]; 0 first, never falling (a sequence may be empty), t last. Each gives what
             it gives alone, as a row [1, t_i] from a fresh start. No state goes in, and none comes out: it is ().
+        own: in training, ids [b, t] that follow each and are among what `counts` counted: one occurrence of each is left out.
         Raises ValueError on another shape or kind, a state of another model, or a state beside cu_seqlens.
         """
-        hidden, after = self.features(ids, state, cu_seqlens=cu_seqlens)
-        packing = None if cu_seqlens is None or self.kmer_head is None else pack(cu_seqlens, ids)
-        return Output(hidden, self.logits(hidden, ids, state, packing), after)
+        hidden, after, looked = self._read(ids, state, -1, cu_seqlens, own)
+        return Output(hidden, self._logits(hidden, looked), after)
 
-    def logits(
-        self, hidden: Tensor, ids: Tensor, state: tuple[Any, ...] | None = None, packing: Packing | None = None
-    ) -> Tensor:
+    def logits(self, hidden: Tensor, ids: Tensor, state: tuple[Any, ...] | None = None) -> Tensor:
         """[b, n, vocab_size] of the hidden states [b, n, width] that `features(ids, state)` gave of the last n of its ids."""
+        looked = None if self.entry is None else self.entry.look(ids, None if state is None else state[0])
+        return self._logits(hidden, looked)
+
+    def _logits(self, hidden: Tensor, looked: Looked | None) -> Tensor:
         logits = self.head(hidden) * self.logit_scale
-        if self.kmer_head is None or not logits.shape[2]:
+        if self.kmer_head is None or looked is None or not logits.shape[2]:
             return logits
-        votes = self.kmer_head(hidden, ids, None if state is None else state[0], packing)
+        votes = self.kmer_head(hidden, looked)
         return logits + F.pad(votes, (BASE, logits.shape[2] - BASE - votes.shape[2]))
 
     def parts(self, layer: int = -1) -> list[nn.Module]:
@@ -99,6 +119,16 @@ class TitansDNA(nn.Module):
         cu_seqlens: packed sequences, as `forward` has them.
         Raises what `forward` raises, and ValueError for a block that the model lacks.
         """
+        return self._read(ids, state, layer, cu_seqlens)[:2]
+
+    def _read(
+        self,
+        ids: Tensor,
+        state: tuple[Any, ...] | None,
+        layer: int,
+        cu_seqlens: Tensor | None,
+        own: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Any, ...], Looked | None]:
         if ids.ndim != 2 or ids.shape[1] < 1 or ids.is_floating_point():
             raise ValueError(f"ids: got {ids.dtype} {list(ids.shape)}, want whole numbers [b, t] with t at least 1")
         if not -1 <= layer < len(self.blocks):
@@ -111,16 +141,17 @@ class TitansDNA(nn.Module):
             state = (None,) * len(parts)
         if len(state) != len(parts):
             raise ValueError(f"state: got {len(state)} parts, want {len(parts)}")
-        x, after = self.embedding(ids.long()), []
+        x, after, looked = self.embedding(ids.long()), [], None
         for block, before in zip(parts, state, strict=True):
             if isinstance(block, Entry):
-                x, new = block(ids, x, before, packing)
+                looked = block.look(ids, before, packing, own)
+                x, new = block(looked, x, before)
             elif self.activation_checkpointing and torch.is_grad_enabled():
                 x, new = checkpoint(block, x, before, packing, use_reentrant=False)
             else:
                 x, new = block(x, before, packing)
             after.append(new)
-        return self.norm(x) if layer == -1 else x, tuple(after) if packing is None else ()
+        return self.norm(x) if layer == -1 else x, tuple(after) if packing is None else (), looked
 
     def parameter_count(self) -> int:
         """Number of learned values, a tied embedding counted once."""

@@ -42,6 +42,11 @@ class Packing:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def place(self) -> Tensor:
+        """Of each token, in its sequence, from 0: int64 [1, t]."""
+        return self._place[None].to(self.device)
+
     def insert(self, before: Tensor, x: Tensor) -> Tensor:
         """before [n, p, w] in front of each sequence of x [1, t, w] → [1, t + n p, w], as `widened(p)` describes it."""
         p = before.shape[1]
@@ -70,11 +75,6 @@ class Packing:
     def every(self, size: int) -> Tensor:
         """The tokens at place 0, size, 2 size, … of their sequence."""
         return (self._place % size == 0).nonzero()[:, 0].to(self.device)
-
-    @_once
-    def from_place(self, place: int) -> Tensor:
-        """Whether each token stands at this place of its sequence or behind it, [1, t]."""
-        return (self._place >= place)[None].to(self.device)
 
     @_once
     def heads(self, size: int) -> Heads:

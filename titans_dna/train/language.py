@@ -39,7 +39,8 @@ class Language(Learner):
     accumulate: batches of a step. carry: hand the state of each batch on to the next one, unless that one starts afresh.
     scale: any number near the tokens of a batch; it keeps gradients in range until their true divisor, the weight of the
     targets of all batches and devices, is known. piece: tokens of a window that are worked on at a time, by
-    `piecewise_loss`; 0: all at once.
+    `piecewise_loss`; 0: all at once. counted: what is trained on is what the model's counts counted, so that each target is
+    left out of them.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class Language(Learner):
         carry: bool = False,
         scale: float = 1.0,
         piece: int = 0,
+        counted: bool = False,
     ) -> None:
         super().__init__(model, seed)
         self.accumulate, self.carry, self.scale, self.piece = accumulate, carry, scale, piece
+        self.counted = counted
         self.lengths: Tensor
         self.register_buffer("lengths", torch.as_tensor(lengths), persistent=False)
         self._sums: LossSums | None = None
@@ -121,9 +124,10 @@ class Language(Learner):
         def of_piece(logits: Tensor, piece: slice) -> LossSums:
             return loss_sums(logits, targets[:, piece], weight[:, piece], self.lengths)
 
+        own = targets if self.counted else None
         if 0 < self.piece < ids.shape[1]:
-            return piecewise_loss(self.model, ids, of_piece, self.piece, state)
-        out = self.model(ids, state)
+            return piecewise_loss(self.model, ids, of_piece, self.piece, state, own)
+        out = self.model(ids, state, own=own) if self.counted else self.model(ids, state)
         return of_piece(out.logits, slice(None)), out.state
 
 

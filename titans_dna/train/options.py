@@ -88,6 +88,11 @@ class DataOptions:
         free=True,
         path="file",
     )
+    counts: bool = option(
+        False,
+        "Count what follows the last bases in the training sequence, and let the model look there: a file of its own, of "
+        "eight bytes a base, beside the weights.",
+    )
     context: int = option(1024, "Bases of a training window.", least=1)
     lane: int = option(
         0,
@@ -235,6 +240,12 @@ class PretrainOptions(PresetOptions):
             raise ValueError(f"--min_lr: got {optimiser.min_lr}, want at most --lr ({optimiser.lr})")
         if data.split == "contig" and data.bed:
             raise ValueError("--bed: got it with --split contig, want one of the two")
+        if self.config.counts and not data.counts:
+            raise ValueError(f"--model.counts: got {list(self.config.counts)} without --counts, want both or none")
+        if data.counts and data.tokenizer != "nucleotide":
+            raise ValueError(f"--counts: got them with --tokenizer {data.tokenizer}, want nucleotide")
+        if data.counts and self.run.devices > 1:
+            raise ValueError(f"--devices: got {self.run.devices} with --counts, want 1: counts are kept on one device")
         if optimiser.optimizer != "muon" and optimiser.muon_lr != OptimiserOptions().muon_lr:
             raise ValueError(f"--muon_lr: got {optimiser.muon_lr:g} with --optimizer {optimiser.optimizer}, want muon")
         if data.lane and self.run.devices > 1:

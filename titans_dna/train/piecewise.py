@@ -25,13 +25,16 @@ Loss = Callable[[Tensor, slice], LossSums]
 """(logits [b, p, vocabulary], the tokens of the window that they stand at) → sums over these tokens."""
 
 
-def piecewise_loss(model: nn.Module, ids: Tensor, loss: Loss, piece: int, state: Any = None) -> tuple[LossSums, Any]:
+def piecewise_loss(
+    model: nn.Module, ids: Tensor, loss: Loss, piece: int, state: Any = None, own: Tensor | None = None
+) -> tuple[LossSums, Any]:
     """Loss sums of a window and the state after it, as from one call of the model, read `piece` tokens at a time.
 
     model: `model(ids, state)` → `.logits`, `.state`. ids [b, t]: the inputs, t at least 1.
     loss: called for each piece; the sums are added up. Of them `weighted` alone carries a gradient, and the state does.
     piece: tokens a piece. With a gradient the model runs each piece forward twice and backward once.
-    state: what the window goes on from; a gradient flows into its tensors where they want one.
+    state: what the window goes on from; a gradient flows into its tensors where they want one. own [b, t]: as the model takes
+        it, where it takes it.
 
     Raises ValueError for a piece below 1.
     """
@@ -39,7 +42,7 @@ def piecewise_loss(model: nn.Module, ids: Tensor, loss: Loss, piece: int, state:
         raise ValueError(f"piece: got {piece}, want at least 1")
     pieces = [slice(start, min(start + piece, ids.shape[1])) for start in range(0, ids.shape[1], piece)]
     parameters = [one for one in model.parameters() if one.requires_grad]
-    window = _Window(model, ids, loss, pieces, state, parameters, [])
+    window = _Window(model, ids, loss, pieces, state, parameters, [], own)
     weighted, *after = _Piecewise.apply(window, *parameters, *tensors_of(state))
     sums, state = window.result[0]
     given = iter(after)
@@ -57,9 +60,11 @@ class _Window(NamedTuple):
     parameters: list[nn.Parameter]
     result: list[tuple[LossSums, Any]]
     """Filled by the forward: the sums and the state after the window."""
+    own: Tensor | None
 
     def run(self, piece: slice, state: Any) -> tuple[LossSums, Any]:
-        out = self.model(self.ids[:, piece], state)
+        more = {} if self.own is None else {"own": self.own[:, piece]}
+        out = self.model(self.ids[:, piece], state, **more)
         return self.loss(out.logits, piece), out.state
 
 

@@ -14,11 +14,12 @@ import torch
 from titans_dna import checkpoint
 from titans_dna.baselines.markov import MarkovRow, markov_table
 from titans_dna.genome.intervals import write_split
+from titans_dna.nn.counts import ORDERS, Counts, check_counting, counting_bytes
 from titans_dna.nn.model import TitansDNA
 from titans_dna.run.device import check_memory, choose_device
 from titans_dna.run.directory import RunDirectory
 from titans_dna.run.files import write_csv, write_figure, write_text
-from titans_dna.run.progress import say
+from titans_dna.run.progress import Progress, say
 from titans_dna.run.sealed import json_digest
 from titans_dna.train.language import COLUMNS, Language
 from titans_dna.train.learner import Optimisers, adamw, muon_adamw, warmup_cosine
@@ -67,6 +68,8 @@ def pretrain(options: PretrainOptions, *, resume: bool = False) -> RunResult:
         saved = _read_saved(home, about, run) if resume else None
         if options.run.threads:
             torch.set_num_threads(options.run.threads)
+        if options.data.counts:
+            check_counting(source.train_bases)
         loop = _prepare(options, source, home.path, device, run, saved)
         home.open(options, about)
         if first:
@@ -74,6 +77,10 @@ def pretrain(options: PretrainOptions, *, resume: bool = False) -> RunResult:
             say("\n".join(describe_plan(options, source, _model(loop).parameter_count())))
             if loop.step:
                 say(f"resumed at step {loop.step:,}")
+        if options.data.counts:
+            _model(loop).counts = _counts(
+                home.path / checkpoint.COUNTS, source, json_digest({name: about[name] for name in _COMPARED})
+            )
         done = loop.run(lambda step, fabric: _batches(options, source, step, fabric))
         if not first:
             return RunResult(home.path, done.outcome, done.step, math.nan, None)
@@ -119,7 +126,10 @@ def _prepare(
 ) -> Loop:
     optimiser, how = options.optimiser, options.run
     torch.manual_seed(optimiser.seed)
-    model = TitansDNA(options.config.replace(vocab_size=source.tokenizer.vocab_size))
+    config = options.config.replace(vocab_size=source.tokenizer.vocab_size)
+    if options.data.counts and not config.counts:
+        config = config.replace(counts=list(ORDERS))
+    model = TitansDNA(config)
     model.activation_checkpointing = how.activation_checkpointing
     learner = Language(
         model,
@@ -129,6 +139,7 @@ def _prepare(
         carry=options.data.lane > 0,
         scale=optimiser.batch_size * options.data.context,
         piece=how.piece,
+        counted=options.data.counts,
     )
 
     def held_out_bits(fabric: Fabric) -> dict[str, float]:
@@ -165,6 +176,24 @@ def _prepare(
         record=Record(directory / METRICS, COLUMNS, events=directory / EVENTS),
         title="pretrain",
     )
+
+
+def _counts(path: Path, source: Source, of: str) -> Counts:
+    """Of the training intervals: from the file where that is theirs, and otherwise counted into it."""
+    if path.is_file():
+        counts = Counts.load(path)
+        if counts.of != of:
+            raise ValueError(
+                f"{path}: holds counts of another genome, split or tokenizer, want it away: it is made anew"
+            )
+        return counts
+    say(
+        f"counts: {source.train_bases:,} bases, {counting_bytes(source.train_bases) / 1e9:,.2f} GB of memory while it lasts"
+    )
+    with Progress("counting", float(source.train_bases)) as progress:
+        counts = Counts.fit(source.train_letters(), of, source.train_bases, progress=progress.add)
+    counts.save(path)
+    return counts
 
 
 def _optimiser(model: TitansDNA, how: OptimiserOptions) -> torch.optim.AdamW | Optimisers:
