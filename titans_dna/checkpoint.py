@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from titans_dna.config import TitansConfig
+from titans_dna.config import TitansConfig, shipped_models
 from titans_dna.hub import download, is_hub_id, upload
 from titans_dna.nn.counts import Counts
 from titans_dna.nn.finetuned import FineTuned, Question
@@ -53,6 +53,7 @@ class Form(NamedTuple):
 TOKENIZER, CARD, RESULTS, COUNTS = "tokenizer.json", "README.md", "results.md", "counts.safetensors"
 LANGUAGE = Form("pretrained", "pretrain", "config.json", "model.safetensors", "titans-dna model")
 FINETUNED = Form("fine-tuned", "finetune", "finetuned.json", "finetuned.safetensors", "titans-dna fine-tuned model")
+HALF = "float16"
 MODEL_TYPE = "titans-dna"
 TUNED_TYPE = "titans-dna-finetuned"
 """By these names transformers finds `titans_dna.huggingface`; the second is all that a fine-tuned model's config.json holds."""
@@ -65,10 +66,13 @@ _NO_TOKENIZER = "source: got a model without a tokenizer, want one that load gav
 Model = TypeVar("Model", TitansDNA, FineTuned)
 
 
-def save(model: TitansDNA | FineTuned, directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
+def save(
+    model: TitansDNA | FineTuned, directory: str | Path, tokenizer: Tokenizer | None = None, *, half: bool = False
+) -> None:
     """Write a model and its tokenizer into a directory, which is made where it is missing.
 
-    tokenizer: None is the model's own.
+    tokenizer: None is the model's own. half: round the weights to float16, in half the bytes; they are computed with as
+        float32.
 
     Raises ValueError where there is none or its vocabulary is not the model's, and OSError where nothing can be written.
     """
@@ -83,13 +87,13 @@ def save(model: TitansDNA | FineTuned, directory: str | Path, tokenizer: Tokeniz
         raise ValueError(f"tokenizer: got {tokenizer.vocab_size} ids, want the model's {config.vocab_size}")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    write_weights(model, directory / form.weights)
+    write_weights(model, directory / form.weights, half)
     with replacing(directory / TOKENIZER) as aside:
         tokenizer.save(aside)
     counts = model.backbone.counts if isinstance(model, FineTuned) else model.counts
     if counts is not None:
         counts.save(directory / COUNTS)
-    values = {**form.format, **about, "config": config.to_dict()}
+    values = {**form.format, **about, **({"stored": HALF} if half else {}), "config": config.to_dict()}
     values = with_digests(values, directory, (TOKENIZER, form.weights, *[COUNTS] * (counts is not None)))
     write_text(directory / form.config, json.dumps(values, indent=2) + "\n")
     if form is FINETUNED and not (directory / LANGUAGE.config).exists():
@@ -106,8 +110,9 @@ def load(source: str | Path, want: Any = None) -> Any:
     What the `save_pretrained` of `titans_dna.huggingface`'s model and tokenizer wrote is as good; of a classifier, this
     is the model that it stands on.
 
-    source: the directory or one of its model files; where there is no such path, a Hugging Face hub id (user/name). Of a
-        place that holds both kinds of model, the language model.
+    source: the directory or one of its model files; where there is no such path, the name of a model that ships with the
+        package (human-small, multi-small), or a Hugging Face hub id (user/name). Of a place that holds both kinds of model,
+        the language model.
     want: TitansDNA or FineTuned, where only that kind will do.
 
     Raises FileNotFoundError for a missing file, OSError where the hub has no such model or cannot be reached, and
@@ -173,10 +178,11 @@ def push_finetuned(source: str | Path, repo_id: str, **options: Any) -> str:
     return push(source, repo_id, want=FineTuned, **options)
 
 
-def write_weights(model: nn.Module, path: str | Path) -> None:
-    """The weights of any model as a safetensors file, which appears whole or not at all."""
+def write_weights(model: nn.Module, path: str | Path, half: bool = False) -> None:
+    """The weights of any model as a safetensors file, which appears whole or not at all; half: as float16."""
+    weights = {name: one.half() if half else one for name, one in _stored(model).items()}
     with replacing(path) as aside:
-        aside.write_bytes(to_bytes(_stored(model), metadata={"format": "pt"}))
+        aside.write_bytes(to_bytes(weights, metadata={"format": "pt"}))
 
 
 def read_weights(model: nn.Module, path: str | Path) -> None:
@@ -194,6 +200,8 @@ def _find(source: str | Path, want: Any, name: str, hub: bool = True) -> tuple[P
     if path.is_file() and path.name in LANGUAGE.files + FINETUNED.files:
         form = form or (FINETUNED if path.name in only_tuned else None)
         path = path.parent
+    elif hub and not path.exists() and str(source) in shipped_models():
+        path = shipped_models()[str(source)]
     elif hub and not path.exists() and is_hub_id(str(source)):
         path = download(str(source), (*(form or LANGUAGE).files, COUNTS))
         if form is None and not _language(path):
@@ -249,7 +257,7 @@ def _read(directory: Path, form: Form) -> Any:
     model = TitansDNA(config)
     model.tokenizer = tokenizer
     whole = model if question is None else FineTuned(model, question, tokenizer)
-    _put(whole, found, path)
+    _put(whole, found, path, values.get("stored"))
     check_same(directory, form)
     if config.counts and (directory / COUNTS).is_file():
         model.counts = Counts.load(directory / COUNTS)
@@ -267,7 +275,7 @@ def _json(path: Path, form: Form) -> dict[str, Any]:
         raise ValueError(
             f"{path}: got some other JSON, want format {form.format['format']!r} version {form.format['version']}"
         )
-    others = values.keys() - {*form.format, "config", "question", "model_type", "architectures", "digests"}
+    others = values.keys() - {*form.format, "config", "question", "model_type", "architectures", "digests", "stored"}
     if others and "transformers_version" not in values:
         raise ValueError(f"{path}: got unknown key {min(others)!r}")
     return values
@@ -314,7 +322,7 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _put(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
+def _put(model: nn.Module, found: dict[str, Tensor], path: Path, stored: str | None = None) -> None:
     wanted = _stored(model)
     for name in sorted(wanted.keys() | found.keys()):
         got, want = (list(part[name].shape) if name in part else "nothing" for part in (found, wanted))
@@ -324,7 +332,7 @@ def _put(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
             raise ValueError(f"{path}: {name}: got {found[name].dtype}, want floating point")
         if not bool(found[name].isfinite().all()):
             raise ValueError(f"{path}: {name}: holds values that are not finite, want a model that has not diverged")
-    kinds = {str(one.dtype).removeprefix("torch.") for one in found.values()} - {"float32"}
+    kinds = {str(one.dtype).removeprefix("torch.") for one in found.values()} - {"float32", stored}
     if kinds:
         warnings.warn(f"{path}: holds {', '.join(sorted(kinds))}, and is computed with as float32", stacklevel=2)
     model.load_state_dict(found, strict=False)

@@ -324,3 +324,9 @@ def preset_names() -> list[str]:
     found = {Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")}
     order = ["tiny", "mini", "small", "base", "large", "xl"]
     return [name for name in order if name in found] + sorted(found - set(order))
+
+
+def shipped_models() -> dict[str, Path]:
+    """The directories of the models that ship with the package, by name."""
+    folder = Path(str(resources.files("titans_dna") / "weights"))
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}

@@ -132,12 +132,12 @@ def test_counts_are_a_file_beside_the_weights(whole, tmp_path, capsys):
     titans_dna.save(model, tmp_path / "copy")
     assert (tmp_path / "copy" / checkpoint.COUNTS).read_bytes() == (out / checkpoint.COUNTS).read_bytes()
     (tmp_path / "copy" / checkpoint.COUNTS).unlink()
-    with pytest.warns(UserWarning, match="counts.safetensors: is not there; the model answers without counts"):
+    with pytest.warns(UserWarning, match=r"counts.safetensors: is not there; the model answers without counts"):
         without = titans_dna.load(tmp_path / "copy")
     with torch.inference_mode():
         assert not torch.equal(without(ids).logits, known)
     Counts.fit(["ACGGT" * 20]).save(out / checkpoint.COUNTS)
-    with pytest.raises(ValueError, match="counts.safetensors: damaged, or of another model"):
+    with pytest.raises(ValueError, match=r"counts.safetensors: damaged, or of another model"):
         titans_dna.load(out)
     capsys.readouterr()
     assert run("pretrain --resume", out) == 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:  # SciPy and scikit-learn take seconds: functions import what 
 
 BLOCK = 1 << 22
 """Bases that are counted at a time."""
+_SURE = 20.0
+"""What is added to a score in place of an infinity."""
 STRENGTHS = tuple(10.0**power for power in range(-5, 3))
 """What C is chosen from, the strongest penalty first."""
 
 Features = Callable[[Rows], Any]
 """Rows to a matrix [n, features], dense or sparse."""
-Scores = Callable[[Rows], np.ndarray]
-"""Rows to scores as `metrics.evaluate` takes them."""
 
 
 def majority(data: LabelledData, seed: int) -> np.ndarray:
@@ -59,8 +59,8 @@ def length(data: LabelledData, seed: int) -> np.ndarray:
     curve = SplineTransformer(knots=knots[:, None])
     single = OneHotEncoder(min_frequency=10, handle_unknown="infrequent_if_exist")
     union = make_union(curve, single).fit(logs)
-    _, scores = fit_linear(data, lambda rows: union.transform(_log_lengths(rows)))
-    return scores(data.test)
+    _, model = fit_linear(data, lambda rows: union.transform(_log_lengths(rows)))
+    return model.scores(union.transform(_log_lengths(data.test)))
 
 
 def kmers(
@@ -73,11 +73,20 @@ def kmers(
         deviation, or the counts of all k from 1 to the largest side by side, as they are. Nothing depends on the seed.
     """
     data.want_test()
-    tried: list[tuple[float, Scores]] = []
+    features, model = choose_kmers(data, sizes, both_strands)
+    return model.scores(features(data.test))
+
+
+def choose_kmers(
+    data: LabelledData, sizes: Sequence[int] = (4, 5, 6), both_strands: bool | None = None
+) -> tuple[RootCounts | AllCounts, Linear]:
+    """The features and the model that `kmers` takes."""
+    tried: list[tuple[float, RootCounts | AllCounts, Linear]] = []
     for both in (False, True) if both_strands is None else (both_strands,):
-        tried += [fit_linear(data, _RootCounts(data.train, k, both)) for k in sizes]
-        tried.append(fit_linear(data, _AllCounts(max(sizes), both)))
-    return min(tried, key=lambda one: one[0])[1](data.test)
+        for features in [*(RootCounts(data.train, k, both) for k in sizes), AllCounts(max(sizes), both)]:
+            loss, model = fit_linear(data, features)
+            tried.append((loss, features, model))
+    return min(tried, key=lambda one: one[0])[1:]
 
 
 def positions(data: LabelledData, seed: int) -> np.ndarray:
@@ -88,8 +97,8 @@ def positions(data: LabelledData, seed: int) -> np.ndarray:
     """
     data.want_test()
     width = int(data.train.lengths().max())
-    _, scores = fit_linear(data, lambda rows: _letters_at(rows, width))
-    return scores(data.test)
+    _, model = fit_linear(data, lambda rows: _letters_at(rows, width))
+    return model.scores(_letters_at(data.test, width))
 
 
 def _letters_at(rows: Rows, width: int) -> sparse.csr_array:
@@ -100,35 +109,34 @@ def _letters_at(rows: Rows, width: int) -> sparse.csr_array:
     return sparse.csr_array(found.reshape(len(letters), -1), dtype=np.float64)
 
 
-class _RootCounts:
+class RootCounts:
     """Rows to scaled counts; the scale is that of train."""
 
     def __init__(self, train: Rows, k: int, both_strands: bool) -> None:
         from sklearn.preprocessing import StandardScaler
 
-        self._k, self._both_strands = k, both_strands
+        self.sizes, self.both_strands = (k,), both_strands
         # Without the mean, so that the matrix stays sparse.
-        self._scaler = StandardScaler(with_mean=False).fit(self._counts(train))
+        self.scaler = StandardScaler(with_mean=False).fit(self._counts(train))
 
     def __call__(self, rows: Rows) -> sparse.csr_array:
-        return self._scaler.transform(self._counts(rows))  # pyright: ignore[reportReturnType]
+        return self.scaler.transform(self._counts(rows))  # pyright: ignore[reportReturnType]
 
     def _counts(self, rows: Rows) -> sparse.csr_array:
-        counts = kmer_counts(rows.sequences, self._k, both_strands=self._both_strands)
+        counts = kmer_counts(rows.sequences, self.sizes[0], both_strands=self.both_strands)
         return cast(Any, counts).sqrt()
 
 
-class _AllCounts(NamedTuple):
+class AllCounts:
     """Rows to the counts of k-mers of every size."""
 
-    largest: int
-    both_strands: bool
+    def __init__(self, largest: int, both_strands: bool) -> None:
+        self.sizes, self.both_strands = tuple(range(1, largest + 1)), both_strands
 
     def __call__(self, rows: Rows) -> sparse.csr_array:
         from scipy import sparse
 
-        sizes = range(1, self.largest + 1)
-        counts = [kmer_counts(rows.sequences, k, both_strands=self.both_strands) for k in sizes]
+        counts = [kmer_counts(rows.sequences, k, both_strands=self.both_strands) for k in self.sizes]
         return sparse.csr_array(sparse.hstack(counts, format="csr"))
 
 
@@ -174,7 +182,7 @@ def _count(sequences: list[bytes], k: int) -> sparse.csr_array:
     return sparse.coo_array(found, shape=(len(sequences), 4**k)).tocsr()
 
 
-def fit_linear(data: LabelledData, features: Features) -> tuple[float, Scores]:
+def fit_linear(data: LabelledData, features: Features) -> tuple[float, Linear]:
     """Logistic regression (one for each label of a multilabel task), or ridge regression, fitted on train.
 
     Returns the least loss on the validation split (cross-entropy, mean over labels; squared error) and the model that
@@ -182,9 +190,9 @@ def fit_linear(data: LabelledData, features: Features) -> tuple[float, Scores]:
     """
     train, valid = features(data.train), features(data.valid)
     best, best_model, failures = math.inf, None, 0
-    model: _Linear | None = None
+    model: Linear | None = None
     for strength in STRENGTHS:
-        model = _Linear(data.task, max(1, len(data.classes)), strength, model)
+        model = Linear(data.task, max(1, len(data.classes)), strength, model)
         model.fit(train, data.train.labels)
         loss = validation_loss(data.task, data.valid.labels, model.scores(valid))
         failures = 0 if loss < best else failures + 1
@@ -193,14 +201,15 @@ def fit_linear(data: LabelledData, features: Features) -> tuple[float, Scores]:
         if failures == 2:
             break
     assert best_model is not None, "the first strength has a finite loss"
-    return best, lambda rows: best_model.scores(features(rows))
+    return best, best_model
 
 
-class _Linear:
+class Linear:
     """One strength; starts from the coefficients of another one."""
 
-    def __init__(self, task: Task, classes: int, strength: float, start: _Linear | None) -> None:
-        self._task, self._classes, self._strength = task, classes, strength
+    def __init__(self, task: Task, classes: int, strength: float, start: Linear | None) -> None:
+        self._task: Task = task
+        self._classes, self.strength = classes, strength
         self._start: Sequence[Any] = start._models if start else []
         self._models: list[Any] = []
 
@@ -215,16 +224,39 @@ class _Linear:
         from sklearn.linear_model import LogisticRegression, Ridge
 
         if self._task == "regression":
-            return Ridge(alpha=1 / self._strength).fit(matrix, labels)
+            return Ridge(alpha=1 / self.strength).fit(matrix, labels)
         if len(np.unique(labels)) == 1:  # of a multilabel task
             return _Constant(labels[0])
-        model = LogisticRegression(C=self._strength, max_iter=200, tol=3e-3, warm_start=start is not None)
+        model = LogisticRegression(C=self.strength, max_iter=200, tol=3e-3, warm_start=start is not None)
         if start is not None:
             model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
             model.classes_ = start.classes_
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline near its optimum will do
             return model.fit(matrix, labels)
+
+    def again(self) -> Linear:
+        """The same, not fitted."""
+        return Linear(self._task, self._classes, self.strength, None)
+
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights [outputs, features] and biases [outputs], whose softmax, or sigmoid for labels, are the scores."""
+        if self._task == "regression":
+            return self._models[0].coef_[None], np.array([self._models[0].intercept_])
+        width = next((model.coef_.shape[1] for model in self._models if not isinstance(model, _Constant)), 0)
+        weight, bias = np.zeros((self._classes, width)), np.zeros(self._classes)
+        if self._task == "multilabel":
+            for number, model in enumerate(self._models):
+                constant = isinstance(model, _Constant)
+                weight[number] = 0 if constant else model.coef_[0]
+                bias[number] = (_SURE if model.classes_[0] else -_SURE) if constant else model.intercept_[0]
+            return weight, bias
+        model, bias = self._models[0], bias - _SURE  # of a class that train does not have
+        classes = np.asarray(model.classes_, dtype=np.int64)
+        bias[classes] = 0
+        classes = classes[1:] if len(classes) == 2 else classes
+        weight[classes], bias[classes] = model.coef_, model.intercept_
+        return weight, bias
 
     def scores(self, matrix: Any) -> np.ndarray:
         if self._task == "regression":

@@ -67,7 +67,7 @@ class Entry(nn.Module):
         self, ids: Tensor, state: EntryState | None, packing: Packing | None = None, own: Tensor | None = None
     ) -> Looked:
         """own [b, t]: the id that follows each and was counted, which is left out."""
-        letters = _letters(ids)
+        letters = letters_of(ids)
         before = letters.new_full((len(ids), self.reach), NO_BASE) if state is None else state.letters
         if before.shape != (len(ids), self.reach):
             raise ValueError(f"state: got letters {list(before.shape)}, want {[len(ids), self.reach]}")
@@ -78,7 +78,7 @@ class Entry(nn.Module):
         if self.counts is not None:
             self.counts = self.counts.to(ids.device)
             counts = self.counts.look(letters, self.orders, ids.shape[1], None if packing is None else packing.place)
-            counts = counts if own is None else leave_out(counts, _letters(own))
+            counts = counts if own is None else leave_out(counts, letters_of(own))
         return Looked(letters, self.counted(counts), packing)
 
     def forward(self, looked: Looked, x: Tensor, state: EntryState | None) -> tuple[Tensor, EntryState]:
@@ -194,5 +194,6 @@ def kmer_codes(letters: Tensor, k: int, count: int) -> tuple[Tensor, Tensor]:
     return code, bad[:, k:] == bad[:, :-k]
 
 
-def _letters(ids: Tensor) -> Tensor:
+def letters_of(ids: Tensor) -> Tensor:
+    """A 0, C 1, G 2, T 3, all else `NO_BASE`; int64."""
     return torch.where((ids >= BASE) & (ids < BASE + NO_BASE), ids.long() - BASE, NO_BASE)

@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_dna.config import TASKS, Task
+from titans_dna.nn.entry import NO_BASE, kmer_codes, letters_of
 from titans_dna.nn.model import TitansDNA, tokenizer_of
+from titans_dna.tokens.kmers import complementary_kmers
 from titans_dna.tokens.tokenizer import Tokenizer
 
 UNITS = ("sequence", "base")
+_LATER = {"hidden", "kmers", "kmers_root", "kmers_both"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class Question:
     mean: float = 0.0
     deviation: float = 1.0
     """Of the labels of a regression, which is learned in units of the deviation."""
+    hidden: int = 0
+    """Width of the layer between the pool and the answer; 0: none."""
+    kmers: tuple[int, ...] = ()
+    """Lengths of the k-mers whose counts have a vote of their own, fitted before all else."""
+    kmers_root: bool = False
+    """Whether the vote is linear in the square roots of the counts."""
+    kmers_both: bool = False
+    """Whether these are of both strands together."""
 
     def __post_init__(self) -> None:
         for name, value, wanted in (
@@ -56,6 +67,11 @@ class Question:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, want a whole number of at least 1")
+        for name, high in (("hidden", 2**20), ("kmers", 8)):
+            value = getattr(self, name)
+            for one in value if name == "kmers" else (value,):
+                if type(one) is not int or not 0 <= one <= high:
+                    raise ValueError(f"{name}: got {value!r}, want whole numbers from 0 to {high:,}")
         if not isinstance(self.both_strands, bool):
             raise ValueError(f"both_strands: got {self.both_strands!r}, want true or false")
         if not self.deviation > 0:
@@ -67,17 +83,23 @@ class Question:
         return max(1, len(self.classes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `Question.from_dict` takes them."""
-        return {**asdict(self), "classes": list(self.classes)}
+        """Plain values; `Question.from_dict` takes them. What version 0.1.0 lacked is left out at its default."""
+        plain = Question("regression", ())
+        values = {**asdict(self), "classes": list(self.classes), "kmers": list(self.kmers)}
+        return {
+            name: one
+            for name, one in values.items()
+            if name not in _LATER or getattr(self, name) != getattr(plain, name)
+        }
 
     @classmethod
     def from_dict(cls, values: Any) -> Question:
         """The inverse of `to_dict`. ValueError where a field is missing, unknown or wrong."""
         wanted = cls.__dataclass_fields__.keys()
-        if not isinstance(values, dict) or values.keys() != wanted:
+        if not isinstance(values, dict) or values.keys() | _LATER != {*wanted}:
             got = sorted(values) if isinstance(values, dict) else values
             raise ValueError(f"question: got {got!r}, want {', '.join(wanted)}")
-        return cls(**{**values, "classes": tuple(values["classes"])})
+        return cls(**{**values, "classes": tuple(values["classes"]), "kmers": tuple(values.get("kmers", ()))})
 
 
 class Batch(NamedTuple):
@@ -91,6 +113,8 @@ class Batch(NamedTuple):
     """Of the rows, as `Rows.labels`; of a question about bases int64 [b, t], -1 where there is none."""
     other: Tensor | None = None
     """Question about bases: ids of the other strand, [b, t], padded likewise."""
+    votes: Tensor | None = None
+    """[b, outputs]: what the k-mers say of rows that they were not fitted on, in place of what they say themselves."""
 
 
 class FineTuned(nn.Module):
@@ -106,7 +130,10 @@ class FineTuned(nn.Module):
         if question.unit == "base":
             self.head = TokenHead(width * (1 + question.both_strands), question.outputs, dropout)
         else:
-            self.head = PooledHead(width, question.outputs, question.pool, dropout, question.bins, question.stretch)
+            self.head = PooledHead(
+                width, question.outputs, question.pool, dropout, question.bins, question.stretch, question.hidden
+            )
+        self.kmers = KmerVotes(question) if question.kmers else None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -117,11 +144,18 @@ class FineTuned(nn.Module):
         """What the head says of whole sequences: [b, outputs], or of each base [b, t, outputs]."""
         hidden = self._hidden(batch.ids, batch.widths)
         if isinstance(self.head, PooledHead):
-            return self.head(hidden, batch.widths)[0]
+            found = self.head(hidden, batch.widths)[0]
+            votes = batch.votes if batch.votes is not None or self.kmers is None else self.kmers(batch.ids)[0]
+            return found if votes is None else found + votes.to(found.dtype)
         if batch.other is not None:
             back = self._hidden(batch.other, batch.widths)
             hidden = torch.cat([hidden, turned(back, batch.widths.sum(1))], dim=-1)
         return self.head(hidden)
+
+    def kmers_of(self, ids: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """What the k-mers say, as a pool says it."""
+        assert self.kmers is not None
+        return self.kmers(ids, state)
 
     def _hidden(self, ids: Tensor, widths: Tensor) -> Tensor:
         """[b, t, width]; packed, zeros in the padding."""
@@ -201,6 +235,20 @@ class MaxPooling(Pooling):
         return most, (most,)
 
 
+class MeanMaxPooling(Pooling):
+    """Mean and largest value, side by side: [b, 2 width]."""
+
+    def __init__(self, width: int, precision: torch.dtype = torch.float32) -> None:
+        super().__init__(width, precision)
+        self.each = MeanPooling(width, precision), MaxPooling(width, precision)
+
+    def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As `Pooling.forward`, but for the vector."""
+        mean, sums = self.each[0](hidden, widths, None if state is None else state[:2])
+        most, kept = self.each[1](hidden, widths, None if state is None else state[2:])
+        return torch.cat([mean, most], dim=1), (*sums, *kept)
+
+
 class LastPooling(Pooling):
     """The state after the last base: what the model knows once it has read everything."""
 
@@ -271,28 +319,75 @@ class BinPooling(nn.Module):
 PLAIN: dict[str, type[Pooling]] = {"mean": MeanPooling, "max": MaxPooling, "last": LastPooling}
 """Without learned weights."""
 POOLINGS: dict[str, type[Pooling | AttentionPooling]] = {**PLAIN, "attention": AttentionPooling}
-POOLS = (*POOLINGS, "bins")
+POOLS = (*POOLINGS, "mean-max", "bins")
 
 
 class PooledHead(nn.Module):
-    """One answer a sequence: pool, dropout, linear."""
+    """One answer a sequence: pool, (linear, GELU,) dropout, linear."""
 
     def __init__(
-        self, width: int, outputs: int, pool: str = "mean", dropout: float = 0.0, bins: int = 1, stretch: int = 1
+        self,
+        width: int,
+        outputs: int,
+        pool: str = "mean",
+        dropout: float = 0.0,
+        bins: int = 1,
+        stretch: int = 1,
+        hidden: int = 0,
     ) -> None:
-        """bins, stretch: number of stretches of the pool "bins", and bases of each. Raises ValueError for an unknown pool."""
+        """bins, stretch: number of stretches of the pool "bins", and bases of each. hidden: width of the layer between, 0:
+        none. Raises ValueError for an unknown pool."""
         super().__init__()
         if pool not in POOLS:
             raise ValueError(f"pool: got {pool!r}, want one of {', '.join(POOLS)}")
-        self.pool = BinPooling(bins, stretch) if pool == "bins" else POOLINGS[pool](width)
+        kinds = {**POOLINGS, "mean-max": MeanMaxPooling}
+        self.pool = BinPooling(bins, stretch) if pool == "bins" else kinds[pool](width)
+        pooled = width * {"bins": bins, "mean-max": 2}.get(pool, 1)
+        self.between = nn.Sequential(nn.Linear(pooled, hidden), nn.GELU()) if hidden else None
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(width * bins if pool == "bins" else width, outputs)
+        self.output = nn.Linear(hidden or pooled, outputs)
         _start(self.output)
 
     def forward(self, hidden: Tensor, widths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """hidden [b, t, width], widths [b, t] → what all pieces so far say, [b, outputs], and the pool's state."""
         pooled, after = self.pool(hidden, widths, state)
-        return self.output(self.dropout(pooled.to(self.output.weight.dtype))), after
+        pooled = pooled.to(self.output.weight.dtype)
+        return self.output(self.dropout(pooled if self.between is None else self.between(pooled))), after
+
+
+class KmerVotes(nn.Module):
+    """What counts of k-mers say, linearly: weights that were fitted apart, and stay. For single nucleotides."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__()
+        self.sizes, self.root, self.both = question.kmers, question.kmers_root, question.kmers_both
+        places = sum(4**k for k in self.sizes)
+        self.weight = nn.Parameter(torch.zeros(question.outputs, places), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(question.outputs), requires_grad=False)
+
+    def forward(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """ids [b, t], further ones of sequences that are counted in `state` → votes [b, outputs], and the counts so far."""
+        reach = max(self.sizes) - 1
+        letters = letters_of(ids)
+        before = letters.new_full((len(ids), reach), NO_BASE) if state is None else state[1]
+        letters = torch.cat([before, letters], dim=1)
+        found = []
+        for k in self.sizes:
+            codes, known = kmer_codes(letters, k, ids.shape[1])
+            counts = torch.zeros(len(ids), 4**k + 1, dtype=self.weight.dtype, device=ids.device)
+            places = torch.where(known, codes, 4**k)
+            found.append(counts.scatter_add_(1, places, torch.ones_like(places, dtype=counts.dtype))[:, :-1])
+        counts = torch.cat(found, dim=1)
+        if state is not None:
+            counts = counts + state[0]
+        return self._vote(counts), (counts, letters[:, letters.shape[1] - reach :])
+
+    def _vote(self, counts: Tensor) -> Tensor:
+        if self.both:
+            parts = counts.split([4**k for k in self.sizes], dim=1)
+            others = [torch.from_numpy(complementary_kmers(k)).to(counts.device) for k in self.sizes]
+            counts = torch.cat([one + one[:, other] for one, other in zip(parts, others, strict=True)], dim=1)
+        return F.linear(counts.sqrt() if self.root else counts, self.weight, self.bias)
 
 
 class TokenHead(nn.Module):

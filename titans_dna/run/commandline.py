@@ -86,7 +86,8 @@ def _saved(kind: type[Options], verb: str, out: str, program: str) -> dict[str, 
     place = RunDirectory.beside(out, verb) if aside else RunDirectory(out, verb, record=kind.record, command=program)
     saved = place.options()
     try:
-        return {**current_names(kind, saved), "out": out}
+        before = {flag.name: flag.before for flag in flags(kind) if flag.before != flag.default}
+        return {**before, **current_names(kind, saved), "out": out}
     except ValueError as error:
         raise ValueError(f"--resume: {out}: {place.record} is not as {program} wrote it: {error}") from None
 

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
+from titans_dna.config import shipped_models
+
 
 def option(
     default: Any,
@@ -34,6 +36,7 @@ def option(
     words: tuple[str, ...] = (),
     name: str = "",
     old: tuple[str, ...] = (),
+    before: Any = ...,
 ) -> Any:
     """A field of a group of options.
 
@@ -47,10 +50,11 @@ def option(
         a hub. "data": a file, a directory, or the name of a data set. words: these are no paths, whatever files there are.
     name: of the flag, where the field cannot have it.
     old: earlier names, which the command line, `--config` and earlier runs still use.
+    before: what runs had that do not know the option, where that is not the default.
     """
     limits = {"least": least, "above": above, "most": most, "below": below}
     said = {"help": help, "want": want, "required": required, "free": free, "kept": kept, "path": path, "words": words}
-    return dataclasses.field(default=default, metadata={**limits, **said, "name": name, "old": old})
+    return dataclasses.field(default=default, metadata={**limits, **said, "name": name, "old": old, "before": before})
 
 
 def group(kind: type, prefix: str = "", skip: tuple[str, ...] = (), free: bool = False, title: str = "") -> Any:
@@ -99,6 +103,12 @@ class Flag(NamedTuple):
     def default(self) -> Any:
         """As a plain value."""
         return _plain(self.field.default)
+
+    @property
+    def before(self) -> Any:
+        """The value of a run that does not know the option, as a plain one."""
+        before = self.field.metadata.get("before", ...)
+        return self.default if before is ... else before
 
     @property
     def old(self) -> tuple[str, ...]:
@@ -198,20 +208,19 @@ class Options:
         return dataclasses.replace(self, **parts)
 
     def fixed(self) -> dict[str, Any]:
-        """What a run that goes on must share with its beginning, as plain values; what has its default is left out, so that
-        options to come change nothing."""
+        """What a run that goes on must share with its beginning, as plain values; what it would be without the option is left
+        out, so that options to come change nothing."""
         now = self.resolved()
         values = {
             flag.name: (_plain(now.value(flag)), flag) for flag in flags(type(self)) if flag.kept and not flag.free
         }
-        return {name: value for name, (value, flag) in values.items() if value != flag.default}
+        return {name: value for name, (value, flag) in values.items() if value != flag.before}
 
     def difference(self, other: dict[str, Any]) -> str | None:
         """The first option that a run which goes on must share with its beginning, `other`, and does not, as a message."""
         now, before = self.resolved(), current_names(type(self), other)
         for flag in flags(type(self)):
-            # An option that the earlier run does not know had what is now its default.
-            mine, theirs = _plain(now.value(flag)), before.get(flag.name, flag.default)
+            mine, theirs = _plain(now.value(flag)), before.get(flag.name, flag.before)
             if flag.kept and not flag.free and mine != theirs:
                 return f"--{flag.name}: got {mine!r}, but the run to resume has {theirs!r}"
         return None
@@ -282,6 +291,7 @@ def check_inputs(options: Options) -> None:
         for one in value if isinstance(value, tuple) else (value,):
             name = one in flag.field.metadata["words"]
             name |= kind == "model" and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", one) is not None
+            name |= kind == "model" and one in shipped_models()
             name |= kind == "data" and "/" not in one and not Path(one).suffix
             if not name and not Path(one).expanduser().exists():
                 what = "directory" if kind == "model" else "file"

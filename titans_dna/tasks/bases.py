@@ -32,6 +32,7 @@ from titans_dna.tasks.options import BaseOptions, FinetuneOptions
 from titans_dna.tasks.predict import IntervalWriter
 from titans_dna.tasks.results import Scored
 from titans_dna.tasks.score import score_bases
+from titans_dna.tasks.votes import Votes
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
@@ -52,7 +53,7 @@ class BaseJob:
         self._met = Met(Counter(), {})
         self.data = read_labelled_genome(options.bases, self._met)
         task = "binary" if len(self.data.classes) == 2 else "multiclass"
-        both, window = options.tune.rc, options.bases.context
+        both, window = options.tune.rc is not False, options.bases.context
         self.question = Question(task, self.data.classes, "base", both_strands=both, window=window)
         self._methods = {one.__name__: one for one in baselines(self.data)}
         self.baselines = tuple(self._methods)
@@ -101,7 +102,7 @@ class BaseJob:
             self.question,
             batch_size=self.options.batch_size,
             batch_bases=self.options.train.batch_bases,
-            augment=self.options.tune.rc_augment,
+            augment=self.options.tune.rc_augment is not False,
             seed=seed,
         )
 
@@ -155,6 +156,8 @@ def _split(options: BaseOptions, genome: Any) -> Split:
 
 class BaseExamples:
     """Windows of a `LabelledGenome` for one seed; see `fit.Examples`."""
+
+    votes: Votes | None = None
 
     def __init__(
         self,

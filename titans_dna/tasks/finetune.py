@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from titans_dna.checkpoint import FINETUNED, LANGUAGE, check_same, open_model, save
+from titans_dna.checkpoint import COUNTS, FINETUNED, LANGUAGE, check_same, open_model, save
 from titans_dna.config import TitansConfig, check_variant, preset_names
 from titans_dna.nn.finetuned import Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
@@ -219,8 +219,8 @@ def _report(
     """The best seed's model and predictions into the directory itself, and the table."""
     best = max(ours, key=lambda one: one.values["value"])
     check_same(best.place, FINETUNED)
-    hint = [LANGUAGE.config] * (best.place / LANGUAGE.config).exists()  # version 0.1.0 wrote none
-    for name in (*FINETUNED.files, *hint):
+    more = [name for name in (LANGUAGE.config, COUNTS) if (best.place / name).exists()]  # version 0.1.0 wrote none
+    for name in (*FINETUNED.files, *more):
         with replacing(directory / name) as aside:
             shutil.copyfile(best.place / name, aside)
     job.write(directory, best.scores)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, manual_seed, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +19,7 @@ from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.run.sealed import json_digest
 from titans_dna.tasks.options import FinetuneOptions
+from titans_dna.tasks.votes import Votes
 from titans_dna.train.learner import Learner, Step, Tally, adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Settings
 from titans_dna.train.record import CHECKPOINT, METRICS, Record, read_checkpoint
@@ -38,6 +40,8 @@ class Examples(Protocol):
     """What training and scoring need of labelled data."""
 
     question: Question
+    votes: Votes | None
+    """What k-mers say, where they do."""
     epoch_steps: int
     """Steps of a pass over train."""
 
@@ -128,7 +132,30 @@ def fit(
         )
     model.load_state_dict(done.best.weights, strict=False)
     merge_adapters(model)
+    if model.kmers is not None:
+        _weigh(model.eval(), examples)
     return Fitted(model.eval(), done.outcome == "diverged", done.best.row, done.best.value, done.step)
+
+
+WEIGHTS = (1.0, 0.5, 0.25, 0.0)
+"""Of what the model adds to the k-mers."""
+
+
+def _weigh(model: FineTuned, examples: Examples) -> None:
+    """Let the model add to the k-mers as much as serves the validation split best."""
+    output = model.head.output
+    kept = output.weight.detach().clone(), output.bias.detach().clone()
+
+    @torch.no_grad()
+    def put(share: float) -> None:
+        output.weight.copy_(kept[0] * share)
+        output.bias.copy_(kept[1] * share)
+
+    losses: list[float] = []
+    for share in WEIGHTS:
+        put(share)
+        losses.append(examples.loss(examples.scores(model, "valid"), "valid"))
+    put(WEIGHTS[losses.index(min(losses))])
 
 
 def build(options: FinetuneOptions, examples: Examples, backbone: TitansDNA, seed: int) -> FineTuned:
@@ -139,6 +166,8 @@ def build(options: FinetuneOptions, examples: Examples, backbone: TitansDNA, see
     own.activation_checkpointing = options.run.activation_checkpointing
     tokenizer = tokenizer_of(backbone)
     model = FineTuned(own, examples.question, tokenizer, options.tune.dropout)
+    if model.kmers is not None and examples.votes is not None:
+        examples.votes.put(model.kmers)
     tune = "scratch" if scratch else options.tune.tune
     for block in own.blocks:
         block.dropout = nn.Dropout(options.tune.dropout if tune in ("scratch", "full") else 0.0)

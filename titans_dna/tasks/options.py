@@ -123,11 +123,11 @@ class TuneOptions:
         "What of --model is trained: all of it, its head alone, low-rank adapters beside its weights (needs "
         "titans-dna[lora]) and the head, or all of it from new weights.",
     )
-    pool: Literal["mean", "max", "last", "attention", "bins"] = option(
+    pool: Literal["mean", "max", "mean-max", "last", "attention", "bins"] = option(
         "mean",
-        "How the vectors of the bases become that of the sequence: their mean, maximum, last one, a learned weighted mean, "
-        "or the means of --bins stretches side by side, for sequences that are all cut at the same place (as around a start "
-        "site).",
+        "How the vectors of the bases become that of the sequence: their mean, maximum, both, last one, a learned weighted "
+        "mean, or the means of --bins stretches side by side, for sequences that are all cut at the same place (as around "
+        "a start site).",
     )
     bins: int = option(
         16,
@@ -141,18 +141,29 @@ class TuneOptions:
         least=0,
         below=1,
     )
+    hidden: int = option(0, "Width of a layer between pool and answer; 0: none.", least=0, most=1 << 20)
+    kmers: bool = option(
+        True,
+        "Begin with a regression on counts of k-mers, and let the model learn what these do not say; of labelled sequences, "
+        "read base by base.",
+        before=False,
+    )
     lora_rank: int = option(8, "Rank of the adapters of --tune lora.", least=1)
-    rc_augment: bool = option(True, "In training, read each sequence from either strand, chosen by a coin.")
+    rc_augment: bool | None = option(
+        None, "In training, read each sequence from either strand, chosen by a coin; by default as --rc.", before=True
+    )
     mutate: float = option(
         0.0,
         "In training, share of bases that are replaced by random ones, afresh each time: against learning few rows by heart.",
         least=0,
         below=1,
     )
-    rc: bool = option(
-        True,
+    rc: bool | None = option(
+        None,
         "Read both strands. The scores of a sequence are averaged, so that it and its reverse complement have the same ones; "
-        "a window of labelled bases is read from both ends, so that each base is labelled by what lies on either side of it.",
+        "a window of labelled bases is read from both ends, so that each base is labelled by what lies on either side of it. "
+        "By default yes, unless k-mers of the given strand alone foretell the validation rows better (--kmers).",
+        before=True,
         old=("rc_average", "both_strands"),
     )
 

@@ -130,8 +130,8 @@ def score_batches(
     head, both = model.head, model.question.both_strands
     assert isinstance(head, PooledHead), "a question about sequences"
 
-    def carried(numbers: Sequence[int]) -> Pooled:
-        return Pooled(head, len(numbers) * (1 + both))
+    def carried(numbers: Sequence[int]) -> _Answered:
+        return _Answered(model, head, len(numbers) * (1 + both))
 
     taken = stream(
         model.backbone, source, batches, carried,
@@ -141,6 +141,25 @@ def score_batches(
         with evaluating(model):
             found = finite(model.scores(pooled.out()))
         yield numbers, (found[::2] + found[1::2]) / 2 if both else found
+
+
+class _Answered(Pooled):
+    """What the head says of each row, and the k-mers."""
+
+    def __init__(self, model: FineTuned, head: PooledHead, rows: int) -> None:
+        super().__init__(head, rows)
+        self._votes = None if model.kmers is None else Pooled(model.kmers_of, rows)
+
+    def add(self, piece: Piece) -> None:
+        """Take the next piece."""
+        super().add(piece)
+        if self._votes is not None:
+            self._votes.add(piece._replace(out=piece.ids))
+
+    def out(self) -> torch.Tensor:
+        """What is said of each row, [rows, outputs]."""
+        found = super().out()
+        return found if self._votes is None else found + self._votes.out().to(found.dtype)
 
 
 def score_bases(

@@ -25,8 +25,10 @@ from titans_dna.tasks.cnn import cnn
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.results import Scored, plot_confusion, plot_roc, write_predictions
 from titans_dna.tasks.score import score_sequences
+from titans_dna.tasks.votes import Votes, fit_votes
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
 PREDICTIONS, CONFUSION, ROC = "predictions.csv", "confusion.png", "roc.png"
 RESAMPLES = 200
@@ -46,6 +48,7 @@ class SequenceJob:
         self.options = options
         self.data = read_data(options)
         self.question = _question(self.data, options)
+        self._votes: Votes | None = None
         self.split = "test" if len(self.data.test) else "valid"
         alike = len(set(self.data.train.lengths().tolist())) == 1
         self.baselines = ("majority", "length", "kmers", *(["positions"] if alike else []), "cnn")
@@ -77,20 +80,31 @@ class SequenceJob:
         return report(self.data).markdown()
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """See `finetune.Job`: any will do."""
+        """See `finetune.Job`: any will do. Single bases alone are counted."""
+        tune = self.options.tune
+        if tune.kmers and isinstance(tokenizer, NucleotideTokenizer):
+            self._votes = fit_votes(self.data, tune.rc or None)
+            self.question = dataclasses.replace(
+                self.question,
+                both_strands=self._votes.both if tune.rc is None else tune.rc,
+                kmers=self._votes.sizes,
+                kmers_root=self._votes.root,
+                kmers_both=self._votes.both,
+            )
 
     def examples(self, tokenizer: Tokenizer, seed: int) -> SequenceExamples:
         """See `finetune.Job`."""
-        train = self.options.train
+        train, tune = self.options.train, self.options.tune
         return SequenceExamples(
             self.data,
             self.question,
             tokenizer,
             batch_size=self.options.batch_size,
             batch_bases=train.batch_bases,
-            augment=self.options.tune.rc_augment,
-            mutate=self.options.tune.mutate,
+            augment=self.question.both_strands if tune.rc_augment is None else tune.rc_augment,
+            mutate=tune.mutate,
             seed=seed,
+            votes=self._votes,
         )
 
     def baseline(self, name: str, seed: int) -> np.ndarray:
@@ -182,7 +196,16 @@ def _question(data: LabelledData, options: FinetuneOptions) -> Question:
     stretch = -(-longest // tune.bins)
     bins = -(-longest // stretch)
     return Question(
-        data.task, data.classes, "sequence", tune.pool, bins, stretch, tune.rc, mean=mean, deviation=deviation
+        data.task,
+        data.classes,
+        "sequence",
+        tune.pool,
+        bins,
+        stretch,
+        tune.rc is not False,
+        mean=mean,
+        deviation=deviation,
+        hidden=tune.hidden,
     )
 
 
@@ -200,7 +223,9 @@ class SequenceExamples:
         augment: bool,
         mutate: float,
         seed: int,
+        votes: Votes | None = None,
     ) -> None:
+        self.votes = votes
         self.data, self.question, self.tokenizer, self.mutate = data, question, tokenizer, mutate
         self.batch_size, self.batch_bases, self.augment, self.seed = batch_size, batch_bases, augment, seed
         self.epoch_steps = math.ceil(len(data.train) / batch_size)
@@ -220,8 +245,13 @@ class SequenceExamples:
         if self.mutate:
             sequences = [mutated(one, self.mutate, rng) for one in sequences]
         labels = torch.from_numpy(self.data.train.labels[chosen].copy())
+        votes = None if self.votes is None else torch.from_numpy(self.votes.train[chosen])
         return [
-            Batch(*padded([sequences[i] for i in part], self.tokenizer), labels[torch.tensor(part)])
+            Batch(
+                *padded([sequences[i] for i in part], self.tokenizer),
+                labels[torch.tensor(part)],
+                votes=None if votes is None else votes[torch.tensor(part)],
+            )
             for part in group(self._lengths[chosen], bases=self.batch_bases)
         ]
 
