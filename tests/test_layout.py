@@ -133,6 +133,7 @@ def test_wheel_holds_two_packages_and_their_data(tmp_path):
         f"import sys; sys.path.insert(0, {str(target)!r}); import titans_dna, titans_kernels;"
         "from titans_dna.config import TitansConfig; from importlib import resources;"
         "assert (resources.files('titans_dna') / 'genomes' / 'lambda.fa').is_file();"
+        "assert all(titans_dna.load(name).tokenizer for name in ('human-small', 'multi-small'));"
         "print(titans_dna.__file__, TitansConfig.preset('xl').width)"
     )
     where, width = subprocess.run(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titans_dna.nn.finetuned import PLAIN, POOLINGS, POOLS, BinPooling, PooledHead
+from titans_dna.nn.pools import PLAIN, POOLINGS, POOLS, BinPooling, PooledHead
 
 WIDTH = 8
 
@@ -12,6 +12,8 @@ def by_hand(pool, hidden, widths):
     """One row, [t, width] and [t], token by token."""
     bases = [(h, int(w)) for h, w in zip(hidden, widths, strict=True) if w]
     each = torch.stack([h for h, w in bases for _ in range(w)])
+    if isinstance(pool, POOLINGS["mean-max"]):
+        return torch.cat([each.mean(0), each.amax(0)])
     if isinstance(pool, POOLINGS["mean"]):
         return each.mean(0)
     if isinstance(pool, POOLINGS["max"]):
@@ -89,5 +91,5 @@ def test_a_pool_is_as_precise_as_it_is_told(name):
 
 
 def test_unknown_pool_is_named():
-    with pytest.raises(ValueError, match="pool: got 'median', want one of mean, max, last, attention, bins"):
+    with pytest.raises(ValueError, match="pool: got 'median', want one of mean, max, last, mean-max, attention, bins"):
         PooledHead(WIDTH, 2, "median")

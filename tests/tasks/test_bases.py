@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from titans_dna.genome.intervals import Interval
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tasks.predict import IntervalWriter
-from titans_dna.tasks.score import score_bases
+from titans_dna.tasks.score import score_bases, smoothed
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
@@ -120,3 +121,42 @@ def test_wrong_input_is_one_line(tmp_path, genome, change, message):
     assert message in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_smoothing_is_the_sum_over_all_paths():
+    rng = np.random.default_rng(0)
+    step = rng.random((3, 3)) + np.eye(3) * 3
+    step /= step.sum(1, keepdims=True)
+    question = Question(
+        "multiclass", ("none", "x", "y"), "base", transitions=tuple(map(tuple, step.tolist())), trust=0.7
+    )
+    scores = rng.dirichlet(np.ones(3), (2, 6))
+    there = np.array([[True] * 6, [True] * 4 + [False] * 2])
+    found = smoothed(scores, there, question)
+    shares = np.linalg.matrix_power(step, 10**6)[0]
+    for row, length in ((0, 6), (1, 4)):
+        want = np.zeros((length, 3))
+        for path in itertools.product(range(3), repeat=length):
+            weight = shares[path[0]] * np.prod([step[a, b] for a, b in itertools.pairwise(path)])
+            weight *= np.prod([(scores[row, t, one] / shares[one]) ** 0.7 for t, one in enumerate(path)])
+            want[range(length), path] += weight
+        np.testing.assert_allclose(found[row, :length], want / want.sum(1, keepdims=True), atol=1e-9)
+    alone = smoothed(scores[1:, :4], there[1:, :4], question)
+    np.testing.assert_allclose(found[1, :4], alone[0], atol=1e-12)
+
+
+def test_specks_go_and_segments_stay():
+    question = Question("binary", ("none", "x"), "base", transitions=((0.99, 0.01), (0.01, 0.99)), trust=0.3)
+    likely = np.full((1, 400), 0.1)
+    likely[0, 50], likely[0, 200:300] = 0.9, 0.9
+    likely[0, 250] = 0.1
+    found = smoothed(np.stack([1 - likely, likely], axis=-1), np.ones((1, 400), bool), question)[0, :, 1] > 0.5
+    assert found[203:297].all()
+    assert not found[:197].any()
+    assert not found[303:].any()
+
+
+@pytest.mark.parametrize("transitions", [((0.5, 0.5),), ((0.5, 0.6), (0.5, 0.5)), ((1.0, 0.0), (0.5, 0.5))])
+def test_transitions_that_are_none(transitions):
+    with pytest.raises(ValueError, match=r"transitions: got .*, want 2 rows that add up to 1"):
+        Question("binary", ("none", "x"), "base", transitions=transitions)

@@ -17,8 +17,8 @@ from transformers.utils.generic import ModelOutput
 
 from titans_dna.checkpoint import LANGUAGE, MODEL_TYPE, TUNED_TYPE
 from titans_dna.config import TitansConfig
-from titans_dna.nn.finetuned import POOLINGS
 from titans_dna.nn.model import TitansDNA
+from titans_dna.nn.pools import POOLINGS
 from titans_dna.tokens.vocabulary import PAD
 
 
@@ -43,7 +43,7 @@ class TitansDNAConfig(PretrainedConfig):
         **kwargs: Any,  # what transformers itself keeps: labels, problem_type, dtype, ...
     ) -> None:
         """config: fields of `TitansConfig`, those left out at their defaults.
-        pool: of the classifier, one of mean, max, last, attention; classifier_dropout: before its linear layer.
+        pool: of the classifier, one of mean, max, last, mean-max, attention; classifier_dropout: before its linear layer.
 
         Raises ValueError for an unknown field or pool, and for a file of another format.
         """

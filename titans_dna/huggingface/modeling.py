@@ -14,8 +14,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from titans_dna.huggingface.base import State, TitansDNAConfig, TitansDNAOutput, TitansDNAPreTrainedModel, tokens_mask
-from titans_dna.nn.finetuned import PooledHead
 from titans_dna.nn.model import take_rows
+from titans_dna.nn.pools import PooledHead
 from titans_dna.tokens.vocabulary import PAD, UNK
 
 CACHE = ALL_CACHE_NAMES[0]

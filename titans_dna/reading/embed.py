@@ -13,8 +13,8 @@ from torch import Tensor
 
 from titans_dna.checkpoint import open_model
 from titans_dna.genome.genome import open_genomes
-from titans_dna.nn.finetuned import PLAIN, State
 from titans_dna.nn.model import TitansDNA, take_rows, tokenizer_of, weights_fingerprint
+from titans_dna.nn.pools import PLAIN, State
 from titans_dna.nn.state import load_state
 from titans_dna.reading.options import EmbedOptions, VectorOptions
 from titans_dna.reading.parts import PART_BASES, Unfinished, fingerprint

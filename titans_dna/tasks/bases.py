@@ -192,6 +192,18 @@ class BaseExamples:
         labels, known, windows = self._of(split)
         return evaluate_bases(labels[known], scores[known], windows[known], resamples=resamples)
 
+    def transitions(self) -> tuple[tuple[float, ...], ...]:
+        """How often a base of each class is followed by one of each in the training windows."""
+        classes = len(self.data.classes)
+        counts = np.full((classes, classes), 0.5)
+        for window in self.data.train:
+            _, labels, known = self.data.example(window)
+            pairs = labels[:-1].astype(np.int64) * classes + labels[1:]
+            found = np.bincount(pairs[known[:-1] & known[1:]], minlength=classes**2)
+            counts += found.reshape(classes, classes)
+        shares = counts / counts.sum(1, keepdims=True)
+        return tuple(tuple(row) for row in shares.tolist())
+
     def loss(self, scores: np.ndarray, split: str) -> float:
         """Mean cross-entropy of the known bases."""
         labels, known, _ = self._of(split)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -59,6 +60,10 @@ class Examples(Protocol):
 
     def loss(self, scores: np.ndarray, split: str) -> float:
         """Mean cross-entropy of such scores, or squared error."""
+        ...
+
+    def transitions(self) -> tuple[tuple[float, ...], ...]:
+        """Of the classes of neighbouring bases in train; of a question about bases."""
         ...
 
 
@@ -134,7 +139,28 @@ def fit(
     merge_adapters(model)
     if model.kmers is not None:
         _weigh(model.eval(), examples)
+    if examples.question.unit == "base" and options.tune.smooth:
+        _smooth(model.eval(), examples, monitor)
     return Fitted(model.eval(), done.outcome == "diverged", done.best.row, done.best.value, done.step)
+
+
+TRUSTS = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Powers of what is said of a base: bases side by side are no independent witnesses."""
+
+
+def _smooth(model: FineTuned, examples: Examples, value: Callable[[dict[str, float]], float]) -> None:
+    """Let the model smooth its answers as serves the validation split best, if any smoothing does."""
+    transitions = examples.transitions()
+    plain = model.question
+    tried = [plain, *(dataclasses.replace(plain, transitions=transitions, trust=trust) for trust in TRUSTS)]
+
+    def worth(question: Question) -> float:
+        model.question = question
+        scores = examples.scores(model, "valid")
+        found = {name: one.value for name, one in examples.metrics(scores, "valid").items()}
+        return value({"valid_loss": examples.loss(scores, "valid"), **found})
+
+    model.question = max(tried, key=worth)
 
 
 WEIGHTS = (1.0, 0.5, 0.25, 0.0)

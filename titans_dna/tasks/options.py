@@ -148,6 +148,12 @@ class TuneOptions:
         "read base by base.",
         before=False,
     )
+    smooth: bool = option(
+        True,
+        "Of labelled bases: smooth the answers by how the classes of neighbouring bases follow each other in train, as much as "
+        "serves the validation split, into segments in place of specks.",
+        before=False,
+    )
     lora_rank: int = option(8, "Rank of the adapters of --tune lora.", least=1)
     rc_augment: bool | None = option(
         None, "In training, read each sequence from either strand, chosen by a coin; by default as --rc.", before=True

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from titans_dna.nn.finetuned import FineTuned, PooledHead, Question, TokenHead, turned
+from titans_dna.nn.finetuned import FineTuned, Question, turned
+from titans_dna.nn.pools import PooledHead, TokenHead
 from titans_dna.reading.embed import Pooled
 from titans_dna.reading.source import Source, TextSource, as_source
 from titans_dna.reading.stream import Ids, Piece, calls, evaluating, finite, group, hidden, padded, read, stream
@@ -182,10 +183,33 @@ def score_bases(
                 back, _ = _hidden(model, [reverse_complement(one) for one in letters], piece)
                 states = torch.cat([states, turned(back, widths.sum(1))], dim=-1)
             scores = finite(model.scores(model.head(states)))
+            if model.question.transitions:
+                scores = smoothed(scores, widths.cpu().numpy() > 0, model.question)
             for row, number in enumerate(part):
                 found[number] = scores[row, : len(sequences[number])]
             progress(float(lengths[part].sum()))
     return found
+
+
+def smoothed(scores: np.ndarray, there: np.ndarray, question: Question) -> np.ndarray:
+    """What each base is, given what is said of all bases of its row: forward and backward over a Markov chain of the classes.
+
+    scores: probabilities [rows, t, classes]. there [rows, t]: False in the padding behind a row. A row is smoothed alone.
+    """
+    step = np.array(question.transitions)
+    shares = np.linalg.matrix_power(step, 1 << 20)[0]  # what the chain tends to
+    seen = np.where(there[..., None], (np.maximum(scores, 1e-9) / shares) ** question.trust, 1.0)
+    forward, backward = np.empty_like(seen), np.ones_like(seen)
+    now = np.tile(shares, (len(seen), 1))
+    for t in range(seen.shape[1]):
+        now = (now if t == 0 else now @ step) * seen[:, t]
+        now /= now.sum(1, keepdims=True)
+        forward[:, t] = now
+    for t in range(seen.shape[1] - 2, -1, -1):
+        now = (backward[:, t + 1] * seen[:, t + 1]) @ step.T
+        backward[:, t] = now / now.sum(1, keepdims=True)
+    both = forward * backward
+    return both / both.sum(2, keepdims=True)
 
 
 @contextmanager

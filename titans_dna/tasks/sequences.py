@@ -270,6 +270,10 @@ class SequenceExamples:
         # Regression is learned in units of the deviation.
         return loss / self.question.deviation**2
 
+    def transitions(self) -> tuple[tuple[float, ...], ...]:
+        """See `fit.Examples`."""
+        raise AssertionError("a question about bases")
+
     def _rows(self, split: str) -> Rows:
         return dict(self.data.splits())[split]
 
