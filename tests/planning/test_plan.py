@@ -82,7 +82,9 @@ def test_the_table_knows_the_state_and_no_time():
     assert math.isnan(estimate(known, Settings(2**20, 8192, 1, 1, False)).bases_per_second)
 
 
-MIXED = TitansConfig.preset("tiny", layers=3, mixers=["conv", "conv", "mag"])
+MIXED = TitansConfig.preset(
+    "tiny", layers=3, mixers=["conv", "conv", "mag"], conv_dilations=[1, 3], stem=4, kmers=[3, 7], counts=[4]
+)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,8 @@ class _Step:
         else:
             sums = of_piece(self.model(ids[:, :-1]).logits, slice(None))
         (sums.weighted / tokens).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
+        dense = [one for one in self.model.parameters() if one.grad is not None and not one.grad.is_sparse]
+        nn.utils.clip_grad_norm_(dense, 1.0, foreach=True)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
