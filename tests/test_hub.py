@@ -59,7 +59,7 @@ def test_only_weights_configuration_and_tokeniser_are_fetched(tmp_path, monkeypa
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert checkpoint.load("lab/phage").config.layers == 1
-    assert asked == [("lab/phage", ["config.json", "model.safetensors", "tokenizer.json"])]
+    assert asked == [("lab/phage", ["config.json", "counts.safetensors", "model.safetensors", "tokenizer.json"])]
 
 
 def test_a_local_path_comes_first(tmp_path, monkeypatch):
@@ -184,9 +184,10 @@ def test_files_of_a_fine_tuned_model_are_fetched_where_there_is_no_other(tmp_pat
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert isinstance(checkpoint.load("lab/promoters", FineTuned), FineTuned)
-    assert asked == [sorted(checkpoint.FINETUNED.files)]
+    files = [sorted((*form.files, checkpoint.COUNTS)) for form in (checkpoint.LANGUAGE, checkpoint.FINETUNED)]
+    assert asked == files[1:]
     assert isinstance(checkpoint.load("lab/promoters"), FineTuned)
-    assert asked[1:] == [sorted(checkpoint.LANGUAGE.files), sorted(checkpoint.FINETUNED.files)]
+    assert asked[1:] == files
 
 
 def test_of_a_directory_only_the_model_goes_up(tmp_path, hub):

@@ -1,6 +1,7 @@
 """transformers' classes over our models: the same numbers, from the same files, with no code of the files' own."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ from titans_dna.huggingface import (
     TitansDNAModel,
     TitansDNATokenizer,
 )
+from titans_dna.nn.counts import Counts
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
 from titans_dna.tokens.bpe import BPETokenizer
@@ -99,6 +101,18 @@ def test_mixers_go_there_and_back(tmp_path):
     assert len(hidden) == 1 + len(model.blocks)
     whole = lm.generate(ids[:1], max_new_tokens=8, do_sample=False, use_cache=False)
     assert torch.equal(lm.generate(ids[:1], max_new_tokens=8, do_sample=False, use_cache=True), whole)
+
+
+def test_counts_come_along_where_they_are(tmp_path):
+    model, ids = make(tmp_path, counts=[3, 8]), random_ids(2, 30)
+    model.counts = Counts.fit(["".join(random.Random(0).choices("ACGT", k=3000))])
+    titans_dna.save(model, tmp_path, NucleotideTokenizer())
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(lm(ids).logits, logits(model, ids), atol=1e-6, rtol=0)
+    (tmp_path / "counts.safetensors").unlink()
+    with pytest.warns(UserWarning, match="answers without counts"):
+        lm = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert not torch.equal(lm(ids).logits, logits(model, ids))
 
 
 @BOTH

@@ -149,6 +149,7 @@ def test_counts_are_a_file_beside_the_weights(whole, tmp_path, capsys):
     [
         ("--counts true --tokenizer kmer-3", "--counts: got them with --tokenizer kmer-3, want nucleotide"),
         ("--model.counts 4", "--model.counts: got [4] without --counts, want both or none"),
+        ("--model.kmers 4 --devices 2", "--devices: got 2 with --model.kmers, want 1"),
         ("--counts true --devices 2", "--devices: got 2 with --counts, want 1"),
     ],
 )

@@ -8,6 +8,7 @@ letters are a table; the rest is found by bisection.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -147,7 +148,9 @@ class Counts:
         with replacing(path) as aside:
             aside.touch()
             mode = aside.stat().st_mode
-            save_file({"places": self.places, "rest": self.rest}, aside, {**_FORMAT, "of": self.of})
+            # One entry of metadata: the library writes several in any order.
+            about = {"about": json.dumps({**_FORMAT, "of": self.of})}
+            save_file({"places": self.places, "rest": self.rest}, aside, about)
             aside.chmod(mode)  # the library lets nobody else read it
 
     @classmethod
@@ -157,7 +160,7 @@ class Counts:
             raise FileNotFoundError(f"{path}: no such file, want counts, as titans-dna pretrain --counts writes them")
         try:
             with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
+                metadata = json.loads((file.metadata() or {}).get("about", "{}"))
                 if {key: metadata.get(key) for key in _FORMAT} != _FORMAT:
                     raise ValueError(
                         f"{path}: holds something else, want counts, as titans-dna pretrain --counts writes them"

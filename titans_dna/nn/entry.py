@@ -147,7 +147,8 @@ class CountFeatures(nn.Module):
         self.log_prior = nn.Parameter(torch.full((orders,), math.log(1 / 8)))
 
     def forward(self, counts: Tensor) -> Tensor:
-        counted, prior = counts.to(self.log_prior.dtype), self.log_prior.exp()[:, None]
+        prior = self.log_prior.to(torch.promote_types(self.log_prior.dtype, torch.float32)).exp()[:, None]
+        counted = counts.to(prior.dtype)
         total = counted.sum(-1, keepdim=True)
         share = ((counted + prior) / (total + 4 * prior)).log() + math.log(4)
         return torch.cat([share, torch.log2(1 + total) / 8], dim=-1)

@@ -95,6 +95,9 @@ class BaseJob:
         if not isinstance(tokenizer, NucleotideTokenizer):
             raise ValueError(f"--model: its tokenizer is {tokenizer.name}, want one token per base to label bases")
 
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """See `finetune.Job`: nothing."""
+
     def examples(self, tokenizer: Tokenizer, seed: int) -> BaseExamples:
         """See `finetune.Job`."""
         return BaseExamples(

@@ -60,6 +60,10 @@ class Job(Protocol):
         """ValueError for a model's tokeniser that cannot answer."""
         ...
 
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """What is done once, before the first seed."""
+        ...
+
     def examples(self, tokenizer: Tokenizer, seed: int) -> Examples:
         """Batches and scores for one seed."""
         ...
@@ -178,6 +182,7 @@ def _run_seed(
     if (place / DONE).exists():
         say(f"seed {seed}: done before")
         return
+    job.prepare(tokenizer_of(backbone))
     examples = job.examples(tokenizer_of(backbone), seed)
     fitted = fit(place, options, examples, backbone, seed, device, run)
     save(fitted.model, place)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from titans_dna.labels.report import deduplicated, report
 from titans_dna.metrics import Estimate, evaluate, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.reading.stream import group, padded
+from titans_dna.run.progress import duration, say
 from titans_dna.tasks.cnn import cnn
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.results import Scored, plot_confusion, plot_roc, write_predictions
@@ -80,17 +82,25 @@ class SequenceJob:
         return report(self.data).markdown()
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """See `finetune.Job`: any will do. Single bases alone are counted."""
+        """See `finetune.Job`: any will do."""
+
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """See `finetune.Job`: k-mers, of single bases alone."""
         tune = self.options.tune
-        if tune.kmers and isinstance(tokenizer, NucleotideTokenizer):
-            self._votes = fit_votes(self.data, tune.rc or None)
-            self.question = dataclasses.replace(
-                self.question,
-                both_strands=self._votes.both if tune.rc is None else tune.rc,
-                kmers=self._votes.sizes,
-                kmers_root=self._votes.root,
-                kmers_both=self._votes.both,
-            )
+        if self._votes is not None or not tune.kmers or not isinstance(tokenizer, NucleotideTokenizer):
+            return
+        began = time.monotonic()
+        say("k-mers: a regression, and what it says of rows that it has not seen")
+        self._votes = votes = fit_votes(self.data, tune.rc or None)
+        self.question = dataclasses.replace(
+            self.question,
+            both_strands=votes.both if tune.rc is None else tune.rc,
+            kmers=votes.sizes,
+            kmers_root=votes.root,
+            kmers_both=votes.both,
+        )
+        strands = "both strands" if self.question.both_strands else "the strand that is given"
+        say(f"k-mers: {duration(time.monotonic() - began)}; sequences are read from {strands}")
 
     def examples(self, tokenizer: Tokenizer, seed: int) -> SequenceExamples:
         """See `finetune.Job`."""

@@ -242,6 +242,10 @@ class PretrainOptions(PresetOptions):
             raise ValueError("--bed: got it with --split contig, want one of the two")
         if self.config.counts and not data.counts:
             raise ValueError(f"--model.counts: got {list(self.config.counts)} without --counts, want both or none")
+        if self.config.kmers and self.run.devices > 1:
+            raise ValueError(
+                f"--devices: got {self.run.devices} with --model.kmers, want 1: look-ups learn on one device"
+            )
         if data.counts and data.tokenizer != "nucleotide":
             raise ValueError(f"--counts: got them with --tokenizer {data.tokenizer}, want nucleotide")
         if data.counts and self.run.devices > 1:
