@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 import torch
 
+from titans_dna.config import TitansConfig
 from titans_dna.nn import counts as module
 from titans_dna.nn.counts import TOP, Counts, check_counting, leave_out
+from titans_dna.nn.model import TitansDNA
 from titans_dna.tokens.strands import reverse_complement
 
 ORDERS = [9, 2, 24, 11, 6, 13, 1]
@@ -80,6 +82,17 @@ def test_without_its_own_a_sequence_has_never_been_seen(strand):
     left = leave_out(found, letters[:, 1:])
     assert int(left[0, 24:].sum()) == 0
     assert torch.equal(leave_out(found, torch.full_like(letters[:, 1:], 4)), found)
+
+
+def test_some_rows_learn_without_counts_and_none_is_read_without():
+    torch.manual_seed(0)
+    model = TitansDNA(TitansConfig.preset("tiny", variant="lmm", counts=[2, 6])).train()
+    model.counts = Counts.fit(repeats())
+    ids = torch.randint(7, 11, (400, 8))
+    seen = [model.entry.look(ids, None, own=own).counted[:, 7].abs().sum((1, 2)) > 0 for own in (ids, None)]
+    assert 0.8 < float(seen[0].float().mean()) < 0.96
+    assert bool(seen[1].all())
+    assert bool((model.eval().entry.look(ids, None, own=ids).counted[:, 7].abs().sum((1, 2)) > 0).all())
 
 
 def test_there_and_back(tmp_path):

@@ -20,6 +20,8 @@ from titans_dna.nn.packing import Packing
 from titans_dna.tokens.vocabulary import BASE
 
 NO_BASE = 4
+WITHOUT = 0.1
+"""Share of the rows in training that learn without counts, so that the model is of use without their file too."""
 _FACTOR = 0x2545F4914F6CDD1D
 """An odd number whose multiples scatter (a product of it with a code, upper bits first, is its place in a small table)."""
 
@@ -79,6 +81,9 @@ class Entry(nn.Module):
             self.counts = self.counts.to(ids.device)
             counts = self.counts.look(letters, self.orders, ids.shape[1], None if packing is None else packing.place)
             counts = counts if own is None else leave_out(counts, letters_of(own))
+            if self.training and own is not None:
+                kept = torch.rand(len(ids), device=ids.device) >= WITHOUT
+                counts = counts * kept[:, None, None, None]
         return Looked(letters, self.counted(counts), packing)
 
     def forward(self, looked: Looked, x: Tensor, state: EntryState | None) -> tuple[Tensor, EntryState]:
