@@ -91,10 +91,13 @@ def save(
     with replacing(directory / TOKENIZER) as aside:
         tokenizer.save(aside)
     counts = model.backbone.counts if isinstance(model, FineTuned) else model.counts
+    values: dict[str, Any] = {**form.format, **about, "config": config.to_dict()}
     if counts is not None:
         counts.save(directory / COUNTS)
-    values = {**form.format, **about, **({"stored": HALF} if half else {}), "config": config.to_dict()}
-    values = with_digests(values, directory, (TOKENIZER, form.weights, *[COUNTS] * (counts is not None)))
+        values["counts"] = counts.digest
+    if half:
+        values["stored"] = HALF
+    values = with_digests(values, directory, (TOKENIZER, form.weights))
     write_text(directory / form.config, json.dumps(values, indent=2) + "\n")
     if form is FINETUNED and not (directory / LANGUAGE.config).exists():
         write_text(directory / LANGUAGE.config, json.dumps({"model_type": TUNED_TYPE}) + "\n")
@@ -229,7 +232,7 @@ def _language(path: Path) -> bool:
 
 def check_same(directory: Path, form: Form) -> None:
     """ValueError where the files of a model are not those that `save` wrote together, as far as is known."""
-    check_digests(_json(directory / form.config, form), directory / form.config, optional=COUNTS)
+    check_digests(_json(directory / form.config, form), directory / form.config)
 
 
 def _read(directory: Path, form: Form) -> Any:
@@ -259,11 +262,22 @@ def _read(directory: Path, form: Form) -> Any:
     whole = model if question is None else FineTuned(model, question, tokenizer)
     _put(whole, found, path, values.get("stored"))
     check_same(directory, form)
-    if config.counts and (directory / COUNTS).is_file():
-        model.counts = Counts.load(directory / COUNTS)
-    elif config.counts:
-        warnings.warn(f"{directory / COUNTS}: is not there; the model answers without counts, and worse", stacklevel=3)
+    if config.counts:
+        model.counts = find_counts(directory, values.get("counts"))
     return whole.eval()
+
+
+def find_counts(directory: Path, digest: str | None = None) -> Counts | None:
+    """The counts beside a model that asks some; None, and a warning, where they are not there. ValueError for others than those
+    with this digest, and what `Counts.load` raises."""
+    path = directory / COUNTS
+    if not path.is_file():
+        warnings.warn(f"{path}: is not there; the model answers without counts, and worse", stacklevel=4)
+        return None
+    counts = Counts.load(path)
+    if digest not in (None, counts.digest):
+        raise ValueError(f"{path}: holds other counts than those that the model was written with")
+    return counts
 
 
 def _json(path: Path, form: Form) -> dict[str, Any]:
@@ -275,7 +289,16 @@ def _json(path: Path, form: Form) -> dict[str, Any]:
         raise ValueError(
             f"{path}: got some other JSON, want format {form.format['format']!r} version {form.format['version']}"
         )
-    others = values.keys() - {*form.format, "config", "question", "model_type", "architectures", "digests", "stored"}
+    others = values.keys() - {
+        *form.format,
+        "config",
+        "question",
+        "model_type",
+        "architectures",
+        "digests",
+        "stored",
+        "counts",
+    }
     if others and "transformers_version" not in values:
         raise ValueError(f"{path}: got unknown key {min(others)!r}")
     return values

@@ -99,10 +99,10 @@ def test_there_and_back(tmp_path):
     counts = Counts.fit(repeats())
     counts.save(tmp_path / "counts")
     again = Counts.load(tmp_path / "counts")
-    assert (again.of, again.depth, again.occurrences) == (counts.of, counts.depth, counts.occurrences)
+    assert (again.digest, again.depth, again.occurrences) == (counts.digest, counts.depth, counts.occurrences)
     assert torch.equal(again.places, counts.places)
     assert torch.equal(again.rest, counts.rest)
-    assert Counts.fit([draw(200)]).of != counts.of
+    assert Counts.fit([draw(200)]).digest != counts.digest
 
 
 def test_what_is_no_counts(tmp_path):
@@ -114,7 +114,11 @@ def test_what_is_no_counts(tmp_path):
         (tmp_path / "counts").write_bytes(damaged)
         with pytest.raises(ValueError, match="counts: truncated or damaged"):
             Counts.load(tmp_path / "counts")
+    for place in (len(whole) // 2, len(whole) - 1):
+        (tmp_path / "counts").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="counts: damaged: its bytes are not those that were written"):
+            Counts.load(tmp_path / "counts")
     with pytest.raises(ValueError, match="sequences: got no base with 24 others before it"):
         Counts.fit(["ACGTNACGT" * 9])
-    with pytest.raises(ValueError, match=r"--counts: got 1,000,000,000,000 bases to count, which takes 48,00.* GB"):
+    with pytest.raises(ValueError, match=r"--counts: got 1,000,000,000,000 bases to count, which takes 24,00.* GB"):
         check_counting(10**12)

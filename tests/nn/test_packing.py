@@ -107,8 +107,10 @@ def test_few_sequences_in_float32(variant, lengths):
     model, (ids, cu_seqlens) = build(variant, torch.float32), draw(lengths)
     packed, want = model(ids, cu_seqlens=cu_seqlens.int()).logits, alone(model, ids, lengths)
     torch.testing.assert_close(packed, want, rtol=1e-5, atol=1e-5)
-    for a, b in zip(gradients(model, packed), gradients(model, want), strict=True):
-        assert (a - b).norm() <= 1e-5 * b.norm() + 1e-5  # a prior's gradient is a small difference
+    names = [name for name, _ in model.named_parameters()]
+    for name, a, b in zip(names, gradients(model, packed), gradients(model, want), strict=True):
+        small = 1e-5 if name.endswith("log_prior") else 1e-7  # a prior's is a small difference of large numbers
+        assert (a - b).norm() <= 1e-5 * b.norm() + small
 
 
 @torch.no_grad()

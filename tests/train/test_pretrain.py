@@ -137,7 +137,9 @@ def test_counts_are_a_file_beside_the_weights(whole, tmp_path, capsys):
     with torch.inference_mode():
         assert not torch.equal(without(ids).logits, known)
     Counts.fit(["ACGGT" * 20]).save(out / checkpoint.COUNTS)
-    with pytest.raises(ValueError, match=r"counts.safetensors: damaged, or of another model"):
+    with pytest.raises(
+        ValueError, match=r"counts.safetensors: holds other counts than those that the model was written with"
+    ):
         titans_dna.load(out)
     capsys.readouterr()
     assert run("pretrain --resume", out) == 2
@@ -157,6 +159,16 @@ def test_counts_that_make_no_sense(tmp_path, capsys, more, message):
     assert run(f"{WINDOWS} {more}", tmp_path / "run") == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_list_of_the_models_is_emptied_by_its_flag_alone(tmp_path, capsys):
+    (tmp_path / "some.yaml").write_text("fasta: [lambda]\nmodel.layers: 1\nmodel.mixers: [conv]\nmodel.kmers: [3, 4]\n")
+    line = f"pretrain --config {tmp_path / 'some.yaml'} --model.kmers --model.mixers --print_config=skip_default"
+    assert run(line, tmp_path / "run") == 0
+    printed = capsys.readouterr().out
+    assert "layers: 1" in printed
+    assert "conv" not in printed
+    assert "kmers" not in printed
 
 
 def test_muon_takes_other_steps_at_the_rate_of_the_schedule(whole):

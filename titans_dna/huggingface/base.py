@@ -6,7 +6,6 @@ sequence goes on exactly. Padding at either end of a row changes nothing for its
 
 from __future__ import annotations
 
-import warnings
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from titans_dna.checkpoint import COUNTS, LANGUAGE, MODEL_TYPE, TUNED_TYPE
+from titans_dna.checkpoint import LANGUAGE, MODEL_TYPE, TUNED_TYPE, find_counts
 from titans_dna.config import TitansConfig
-from titans_dna.nn.counts import Counts
 from titans_dna.nn.model import TitansDNA
 from titans_dna.nn.pools import POOLINGS
 from titans_dna.tokens.vocabulary import PAD
@@ -138,10 +136,7 @@ class TitansDNAPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{args[0]}: got weights that are not this configuration's: {names:.200}")
         model._freeze_unused_head()  # loading has made new parameters
         if model.config.titans.counts:
-            if (place := Path(str(args[0])) / COUNTS).is_file():
-                model.model.counts = Counts.load(place)
-            else:
-                warnings.warn(f"{place}: is not there; the model answers without counts, and worse", stacklevel=2)
+            model.model.counts = find_counts(Path(str(args[0])))
         return (model, info) if output_loading_info else model
 
     def read(

@@ -185,19 +185,11 @@ class KmerTable(nn.Module):
 def kmer_codes(letters: Tensor, k: int, count: int) -> tuple[Tensor, Tensor]:
     """letters [b, at least count + k - 1] → of the k letters that end at each of the last `count`: their code in base 4, the
     oldest first, int64 [b, count], anything where one is no base; and whether all are bases, bool [b, count]."""
-    letters = letters[:, letters.shape[1] - count - k + 1 :]
-    power, size, taken = letters & 3, 1, 0  # power[:, j]: of the `size` letters from j on
-    code = torch.zeros_like(letters[:, :count])
-    while True:
-        if k & size:
-            code = (code << 2 * size) | power[:, taken : taken + count]
-            taken += size
-        if taken == k:
-            break
-        power = (power[:, :-size] << 2 * size) | power[:, size:]
-        size *= 2
-    bad = F.pad((letters >= NO_BASE).cumsum(1), (1, 0))
-    return code, bad[:, k:] == bad[:, :-k]
+    code, known = torch.zeros_like(letters[:, :count]), torch.ones_like(letters[:, :count], dtype=torch.bool)
+    for start in range(letters.shape[1] - count - k + 1, letters.shape[1] - count + 1):
+        column = letters[:, start : start + count]
+        code, known = (code << 2) | (column & 3), known & (column < NO_BASE)
+    return code, known
 
 
 def letters_of(ids: Tensor) -> Tensor:

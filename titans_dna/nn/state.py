@@ -137,7 +137,7 @@ def load_state(path: str | Path, model: TitansDNA) -> Remembered:
 def model_fingerprint(model: TitansDNA) -> str:
     """Digest of the weights and settings that a state depends on."""
     config = {name: value for name, value in model.config.identity().items() if name not in _APART_SETTINGS}
-    counted = "" if model.counts is None else f" {model.counts.of}"
+    counted = "" if model.counts is None else f" {model.counts.digest}"
     return f"{weights_fingerprint(model, skip=_APART)} {json.dumps(config, sort_keys=True)}{counted}"
 
 

@@ -127,7 +127,8 @@ def _parser(kind: type[Options], program: str) -> Any:
     for flag in flags(kind):
         about: dict[str, Any] = {"type": flag.one, "default": flag.default, "metavar": _metavar(flag)}
         if flag.several:
-            about |= {"nargs": "+"}
+            # A list of the model's that is named without a value is empty, whatever a file says.
+            about |= {"nargs": "*" if flag.name.startswith("model.") else "+"}
         elif flag.type is bool:
             about |= {"nargs": "?", "const": True}
         text = helps[flag.name] if flag.name in helps else flag.field.metadata["help"] + _default(flag)

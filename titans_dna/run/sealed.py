@@ -96,15 +96,13 @@ def with_digests(values: dict[str, Any], directory: Path, names: Iterable[str]) 
     return {**values, "digests": {"": json_digest(values), **{name: digest_of(directory / name) for name in names}}}
 
 
-def check_digests(values: dict[str, Any], path: Path, optional: str = "") -> None:
+def check_digests(values: dict[str, Any], path: Path) -> None:
     """ValueError where what `path` holds is not what `with_digests` gave, or a file beside it is another one; without digests
-    it is of version 0.1.0, or of another program. optional: a file that may be missing."""
+    it is of version 0.1.0, or of another program."""
     values = dict(values)
     digests = values.pop("digests", {})
     for name, digest in digests.items() if isinstance(digests, dict) else [("", None)]:
         file = path.parent / name if name else path
-        if name and name == optional and not file.is_file():
-            continue
         if not file.is_file() or digest != (digest_of(file) if name else json_digest(values)):
             raise ValueError(
                 f"{file}: damaged, or of another model: it is not what {path.name} was written with; to use it all the same, "

@@ -31,7 +31,7 @@ from titans_dna.run.files import replacing
 from titans_dna.tasks.options import BaseOptions, FinetuneOptions
 from titans_dna.tasks.predict import IntervalWriter
 from titans_dna.tasks.results import Scored
-from titans_dna.tasks.score import score_bases
+from titans_dna.tasks.score import score_bases, smoothed
 from titans_dna.tasks.votes import Votes
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
@@ -206,6 +206,16 @@ class BaseExamples:
             counts += found.reshape(classes, classes)
         shares = counts / counts.sum(1, keepdims=True)
         return tuple(tuple(row) for row in shares.tolist())
+
+    def smoothed(self, scores: np.ndarray, split: str, question: Question) -> np.ndarray:
+        """Window by window, each alone."""
+        if not question.transitions:
+            return scores
+        sizes = np.bincount(self._of(split).windows)
+        there = np.arange(sizes.max()) < sizes[:, None]
+        rows = np.zeros((*there.shape, scores.shape[1]))
+        rows[there] = scores
+        return smoothed(rows, there, question)[there]
 
     def loss(self, scores: np.ndarray, split: str) -> float:
         """Mean cross-entropy of the known bases."""

@@ -66,6 +66,10 @@ class Examples(Protocol):
         """Of the classes of neighbouring bases in train; of a question about bases."""
         ...
 
+    def smoothed(self, scores: np.ndarray, split: str, question: Question) -> np.ndarray:
+        """Such scores as the question smooths them, if it does; of a question about bases."""
+        ...
+
 
 class Fitted(NamedTuple):
     """A seed's end."""
@@ -150,17 +154,15 @@ TRUSTS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 def _smooth(model: FineTuned, examples: Examples, value: Callable[[dict[str, float]], float]) -> None:
     """Let the model smooth its answers as serves the validation split best, if any smoothing does."""
-    transitions = examples.transitions()
-    plain = model.question
-    tried = [plain, *(dataclasses.replace(plain, transitions=transitions, trust=trust) for trust in TRUSTS)]
+    transitions, said = examples.transitions(), examples.scores(model, "valid")
+    tried = [dataclasses.replace(model.question, transitions=transitions, trust=trust) for trust in TRUSTS]
 
     def worth(question: Question) -> float:
-        model.question = question
-        scores = examples.scores(model, "valid")
+        scores = examples.smoothed(said, "valid", question)
         found = {name: one.value for name, one in examples.metrics(scores, "valid").items()}
         return value({"valid_loss": examples.loss(scores, "valid"), **found})
 
-    model.question = max(tried, key=worth)
+    model.question = max([model.question, *tried], key=worth)
 
 
 WEIGHTS = (1.0, 0.5, 0.25, 0.0)

@@ -118,7 +118,9 @@ class SequenceJob:
         )
 
     def baseline(self, name: str, seed: int) -> np.ndarray:
-        """See `finetune.Job`."""
+        """See `finetune.Job`. The k-mers that the model began with are not fitted again, where they are the baseline's."""
+        if name == "kmers" and self._votes is not None and not self.options.tune.rc:
+            return self._votes.scores(self._shown.test)
         methods: dict[str, Callable[[LabelledData, int], np.ndarray]] = {
             "majority": majority, "length": length, "kmers": kmers, "positions": positions, "cnn": cnn
         }  # fmt: skip
@@ -281,6 +283,10 @@ class SequenceExamples:
         return loss / self.question.deviation**2
 
     def transitions(self) -> tuple[tuple[float, ...], ...]:
+        """See `fit.Examples`."""
+        raise AssertionError("a question about bases")
+
+    def smoothed(self, scores: np.ndarray, split: str, question: Question) -> np.ndarray:
         """See `fit.Examples`."""
         raise AssertionError("a question about bases")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from titans_dna.baselines.sequences import RootCounts, choose_kmers
-from titans_dna.labels.data import LabelledData
+from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.nn.finetuned import KmerVotes
 
 FOLDS = 5
@@ -26,6 +27,8 @@ class Votes(NamedTuple):
     """[outputs]"""
     train: np.ndarray
     """[rows, outputs]: what is said of each row of train by those that were fitted without it."""
+    scores: Callable[[Rows], np.ndarray]
+    """What the regression says of any rows, as `metrics.evaluate` takes it."""
 
     def put(self, votes: KmerVotes) -> None:
         """Into the model."""
@@ -63,6 +66,7 @@ def fit_votes(data: LabelledData, both_strands: bool | None) -> Votes:
         weight / deviation,
         (bias - mean) / deviation,
         ((said - mean) / deviation).astype(np.float32),
+        lambda rows: model.scores(features(rows)),
     )
 
 
