@@ -1,4 +1,4 @@
-"""Bits per base of a model on a genome that it has not been trained on, beside interpolated Markov from its counts where it has some.
+"""Bits per base of a model on a genome that it has not been trained on, beside interpolated Markov from its counts.
 
     python scripts/bits_elsewhere.py --model runs/chrX --fasta chr22.fa.gz
 

@@ -67,6 +67,10 @@ def test_the_shell_knows_the_name_and_a_path_comes_first(tmp_path, monkeypatch):
     assert torch.equal(titans_dna.load("human-small").norm.weight, model.norm.weight)
     with pytest.raises(FileNotFoundError, match="human-smal"):
         titans_dna.load("human-smal")
+    command[command.index("human-small")] = "humansmall"
+    wrong = subprocess.run([*command, "--out", str(tmp_path / "no.npy")], check=False, capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[-1].endswith("; did you mean human-small?")
 
 
 def test_half_is_half_the_bytes_and_says_nothing_when_it_is_read(tmp_path, recwarn):

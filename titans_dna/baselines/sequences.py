@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # SciPy and scikit-learn take seconds: functions import what 
 BLOCK = 1 << 22
 """Bases that are counted at a time."""
 _SURE = 20.0
-"""What is added to a score in place of an infinity."""
+"""What stands for an infinity."""
 STRENGTHS = tuple(10.0**power for power in range(-5, 3))
 """What C is chosen from, the strongest penalty first."""
 
@@ -251,11 +251,8 @@ class Linear:
                 weight[number] = 0 if constant else model.coef_[0]
                 bias[number] = (_SURE if model.classes_[0] else -_SURE) if constant else model.intercept_[0]
             return weight, bias
-        model, bias = self._models[0], bias - _SURE  # of a class that train does not have
-        classes = np.asarray(model.classes_, dtype=np.int64)
-        bias[classes] = 0
-        classes = classes[1:] if len(classes) == 2 else classes
-        weight[classes], bias[classes] = model.coef_, model.intercept_
+        coefficients = self._models[0].coef_  # of two classes those of the second one
+        weight[-len(coefficients) :], bias[-len(coefficients) :] = coefficients, self._models[0].intercept_
         return weight, bias
 
     def scores(self, matrix: Any) -> np.ndarray:

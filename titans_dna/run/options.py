@@ -296,7 +296,8 @@ def check_inputs(options: Options) -> None:
             if not name and not Path(one).expanduser().exists():
                 what = "directory" if kind == "model" else "file"
                 want = flag.field.metadata.get("want")
-                raise FileNotFoundError(f"--{flag.name}: {one}: no such {what}" + f", want {want}" * bool(want))
+                near = suggestion(one, shipped_models()) if kind == "model" else ""
+                raise FileNotFoundError(f"--{flag.name}: {one}: no such {what}" + f", want {want}" * bool(want) + near)
 
 
 def _check(flag: Flag, value: Any) -> None:
