@@ -43,34 +43,26 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--steps", type=int, default=1000)
     chosen = parser.parse_args()
-    chosen.work.mkdir(parents=True, exist_ok=True)
-    rows = [(name, *run(name, chosen.fasta, chosen.steps, chosen.work)) for name in chosen.only]
+    rows = []
+    for name in chosen.only:
+        flags = ["--config", str(CONFIG), *ROWS[name].split(), "--steps", str(chosen.steps)]
+        place = chosen.work / "".join(one if one.isalnum() else "-" for one in name)
+        rows.append((name, *run([*flags, "--fasta", *chosen.fasta], place)))
     print("| model | bits | CPU s |\n|---|---|---|")
     for name, bits, seconds in rows:
         print(f"| {name} | {bits:.4f} | {seconds:.0f} |")
 
 
-def run(name: str, fasta: list[str], steps: int, work: Path) -> tuple[float, float]:
-    """Bits and CPU seconds of a row."""
-    out = work / "".join(one if one.isalnum() else "-" for one in name)
+def run(flags: list[str], out: Path) -> tuple[float, float]:
+    """Bits and CPU seconds of `titans-dna pretrain` with these flags on one thread; of what is done in `out`, as they were."""
     done = out.with_suffix(".json")
     if not done.exists():
-        command = [sys.executable, "-m", "titans_dna.cli", "pretrain", "--config", str(CONFIG), "--fasta", *fasta]
-        command += [
-            *ROWS[name].split(),
-            "--steps",
-            str(steps),
-            "--valid_every",
-            "0",
-            "--threads",
-            "1",
-            "--out",
-            str(out),
-        ]
-        if (out / "run.yaml").exists():
-            command = [*command[:4], "--resume", "--out", str(out)]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "titans_dna.cli", "pretrain"]
+        goes_on = (out / "run.yaml").exists()
+        command += ["--resume"] if goes_on else [*flags, "--valid_every", "0", "--threads", "1"]
         before = os.times()
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        subprocess.run([*command, "--out", str(out)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         after = os.times()
         seconds = after.children_user + after.children_system - before.children_user - before.children_system
         done.write_text(json.dumps([held_out(out), seconds]))

@@ -1,6 +1,6 @@
 """One sequence has few lanes: what brings speed at batch 1 on this machine. For docs/long_context.md.
 
-    python scripts/bench_batch_one.py [--variant lmm] [--preset small] [--tokens 16384] [--repeats 3]
+    python scripts/bench_batch_one.py [--variant lmm] [--preset small-0.1.0] [--tokens 16384] [--repeats 3]
 
 Rates are tokens per second, medians, of one piece with carried state: forward, and forward and backward, all in one run.
 The rows: as it is, with 1 and 2 threads; two layers side by side, layer 1 on one piece beside layer 2 on the piece before (a
@@ -24,7 +24,7 @@ from titans_dna.nn.model import TitansDNA
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="lmm")
-    parser.add_argument("--preset", default="small")
+    parser.add_argument("--preset", default="small-0.1.0")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()

@@ -74,7 +74,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lengths", nargs="+", type=length, help="bases, such as 4096, 4k, 1M (1,024s); default: 1k to 1M "
                         "by fours, forward also 4M and 16M, the two MACs forward and backward also 2k")  # fmt: skip
     parser.add_argument("--piece", type=whole, default=8192, help="bases a call where a model streams (%(default)s)")
-    parser.add_argument("--preset", choices=preset_names(), default="small", help="sizes of all models (%(default)s)")
+    parser.add_argument(
+        "--preset", choices=preset_names(), default="small-0.1.0", help="sizes of all models (%(default)s)"
+    )
     parser.add_argument("--threads", type=whole, default=torch.get_num_threads(), help="threads (%(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--memory", type=above_zero, default=16.0, help="most GB of one measurement (%(default)s)")

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--bases", type=int, default=1 << 20)
     parser.add_argument("--pieces", type=int, nargs="+", default=[8192, 9973])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--preset", default="small")
+    parser.add_argument("--preset", default="small-0.1.0")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     if options.threads:

@@ -151,6 +151,27 @@ def test_print_config_is_a_config(files, capsys):
     assert yaml.safe_load(again) == {**values, "steps": 7}
 
 
+@pytest.mark.parametrize(
+    ("flags", "mixers", "kmers"),
+    [
+        ("", ["conv", "conv", "conv", "memory"], [6]),
+        ("--model.layers 2", ["conv", "memory"], [6]),
+        ("--model.layers 2 --model.mixers conv conv", ["conv", "conv"], [6]),
+        ("--tokenizer kmer-3", ["conv", "conv", "conv", "memory"], []),
+        ("--devices 2", ["conv", "conv", "conv", "memory"], []),
+        ("--devices 2 --model.kmers 4", ["conv", "conv", "conv", "memory"], [4]),
+        ("--preset mini-0.1.0", [], []),
+    ],
+)
+def test_the_defaults_of_a_preset_follow_what_is_given(files, capsys, flags, mixers, kmers):
+    said = call(capsys, "pretrain", *BASE.split(), "--preset", "mini", *flags.split(), "--print_config")[1]
+    model = yaml.safe_load(said)["model"]
+    assert (model["mixers"], model["kmers"]) == (mixers, kmers)
+    (files / "some.yaml").write_text(yaml.safe_dump({"model": {"layers": 3}, "preset": "mini"}))
+    said = call(capsys, "pretrain", *BASE.split(), "--preset", "tiny", "--config", "some.yaml", "--print_config")[1]
+    assert yaml.safe_load(said)["model"]["mixers"] == ["conv", "conv", "memory"]
+
+
 def test_help_names_units_and_defaults(capsys):
     status, out, _ = call(capsys, "pretrain", "--help")
     text = " ".join(out.split())

@@ -37,7 +37,7 @@ def test_yaml_round_trip(tmp_path):
             "restart: got 100 with 2 layer.s., want 0 or a multiple of chunk .64., with at least 2 layers",
         ),
         ({"restart": 64, "layers": 1}, "restart: got 64 with 1 layer"),
-        ({"mixers": ["conv", "lmn"]}, "mixers: got .'conv', 'lmn'., want a list of conv, lmm, mac, mag, mal"),
+        ({"mixers": ["conv", "lmn"]}, "mixers: got .'conv', 'lmn'., want a list of conv, memory, lmm, mac, mag, mal"),
         ({"mixers": "conv"}, "mixers: got 'conv', want a list of conv"),
         ({"mixers": ["conv"] * 3}, "mixers: got 3 for 2 layers, want one for each"),
         ({"mixers": [["conv"], {}]}, "mixers: got .*, want a list of"),
@@ -119,7 +119,8 @@ def test_a_claim_of_any_size_costs_nothing():
 
 
 def test_presets_have_one_source():
-    assert preset_names() == ["tiny", "mini", "small", "base", "large", "xl"]
+    old = ["base-0.1.0", "mini-0.1.0", "small-0.1.0"]
+    assert preset_names() == ["tiny", "mini", "small", "base", "large", "xl", *old]
     assert {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")} == set(preset_names())
     for name in preset_names():
         values = yaml.safe_load((ROOT / "configs" / "model" / f"{name}.yaml").read_text())
@@ -129,7 +130,17 @@ def test_presets_have_one_source():
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"), [("small", 0.4, 0.62), ("base", 5, 9), ("large", 150, 190), ("xl", 370, 450)]
+    ("name", "low", "high"),
+    [
+        ("mini", 0.2, 0.4),
+        ("small", 0.7, 1),
+        ("base", 4.8, 9),
+        ("large", 150, 190),
+        ("xl", 370, 450),
+        ("mini-0.1.0", 0.1, 0.2),
+        ("small-0.1.0", 0.4, 0.62),
+        ("base-0.1.0", 5, 9),
+    ],
 )
 def test_sizes_are_those_documented(name, low, high):
     import torch
@@ -139,6 +150,33 @@ def test_sizes_are_those_documented(name, low, high):
             count = TitansDNA(TitansConfig.preset(name, variant=variant)).parameter_count() / 1e6
         assert low < count < high, (variant, count)
         assert f"| {name} | {variant} | {count:.2f} M |" in (ROOT / "docs" / "models.md").read_text()
+
+
+def test_what_follows_from_the_layers_of_a_preset():
+    """Convolutions come and go before the memory; what is said outright stays as it is said."""
+    for layers, kinds, dilations in (
+        (1, ("mag",), ()),
+        (2, ("conv", "mag"), (1,)),
+        (6, ("conv",) * 5 + ("mag",), (1, 4, 16, 1, 4)),
+    ):
+        config = TitansConfig.preset("mini", variant="mag", layers=layers)
+        assert (config.kinds, config.conv_dilations) == (kinds, dilations)
+    config = TitansConfig.preset("mini", layers=3, mixers=["conv", "mal", "memory"])
+    assert (config.kinds, config.conv_dilations, config.architecture) == (("conv", "mal", "lmm"), (), "conv-mal-lmm")
+    assert TitansConfig.preset("base", layers=1).kinds == ("lmm",)
+    assert TitansConfig.preset("tiny", layers=5).kinds == ("mac",) * 5
+    assert TitansConfig.preset("mini").kmers == (6,)
+    assert TitansConfig.preset("mini", vocab_size=70).kmers == ()
+    with pytest.raises(ValueError, match="layers: got 0, want at least 1"):
+        TitansConfig.preset("mini", layers=0)
+
+
+def test_memory_stands_for_the_variant():
+    for variant in VARIANTS:
+        short = TitansConfig(layers=2, width=32, mixers=["conv", "memory"], variant=variant)
+        whole = short.replace(mixers=["conv", variant])
+        assert short.kinds == whole.kinds
+        assert short.parameters == whole.parameters == TitansDNA(short).parameter_count()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ MODEL_TYPE = "titans-dna"
 TUNED_TYPE = "titans-dna-finetuned"
 """By these names transformers finds `titans_dna.huggingface`; the second is all that a fine-tuned model's config.json holds."""
 UNSAVED = ("backbone.head.", "backbone.kmer_head.")
-"""Weights of a fine-tuned model that no file holds: the language-model head answers another question."""
+"""Parts of names of a fine-tuned model's weights that no file holds: the language-model head answers another question."""
 _LEAST, _TIMES = 10**6, 4
 """A model of more values than the first, and than its file has by the second, is not built to say which weight is wrong."""
 _NO_TOKENIZER = "source: got a model without a tokenizer, want one that load gave or model.tokenizer set"
@@ -78,6 +78,8 @@ def save(
     """
     if isinstance(model, FineTuned):
         form, config, about = FINETUNED, model.backbone.config, {"question": model.question.to_dict()}
+        if model.others:
+            about["others"] = [one.question.to_dict() for one in model.members[1:]]
         tokenizer = model.tokenizer if tokenizer is None else tokenizer
     else:
         form, config = LANGUAGE, model.config
@@ -240,12 +242,17 @@ def _read(directory: Path, form: Form) -> Any:
     if missing := [name for name in form.files if not (directory / name).is_file()]:
         why = f"no such file, want a directory that titans-dna {form.verb} wrote"
         raise FileNotFoundError(f"{directory / missing[0]}: {why}")
-    path, question = directory / form.config, None
+    path, question, others = directory / form.config, None, []
     values = _json(path, form)
     try:
         config = TitansConfig.from_dict(values.get("config", {}))
         if form is FINETUNED:
             question = Question.from_dict(values.get("question"))
+            others = [Question.from_dict(one) for one in values.get("others", ())]
+            if any(
+                (one.task, one.unit, one.classes) != (question.task, question.unit, question.classes) for one in others
+            ):
+                raise ValueError("others: got another question than that of the first, want the same")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     tokenizer = load_tokenizer(directory / TOKENIZER)
@@ -256,14 +263,19 @@ def _read(directory: Path, form: Form) -> Any:
     found = _tensors(path)
     if form is LANGUAGE:
         found = _plain(found)
-    _check_size(found, config, question, path)
-    model = TitansDNA(config)
+    _check_size(found, config, question, path, 1 + len(others))
+    models = [TitansDNA(config) for _ in range(1 + len(others))]
+    whole = model = models[0]
     model.tokenizer = tokenizer
-    whole = model if question is None else FineTuned(model, question, tokenizer)
+    if question is not None:
+        more = [FineTuned(one, asked, tokenizer) for one, asked in zip(models[1:], others, strict=True)]
+        whole = FineTuned(model, question, tokenizer, others=more)
     _put(whole, found, path, values.get("stored"))
     check_same(directory, form)
     if config.counts:
-        model.counts = find_counts(directory, values.get("counts"))
+        counts = find_counts(directory, values.get("counts"))
+        for one in models:
+            one.counts = counts
     return whole.eval()
 
 
@@ -293,6 +305,7 @@ def _json(path: Path, form: Form) -> dict[str, Any]:
         *form.format,
         "config",
         "question",
+        "others",
         "model_type",
         "architectures",
         "digests",
@@ -318,7 +331,9 @@ def _plain(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("model."): value for name, value in found.items() if not name.startswith("classifier.")}
 
 
-def _check_size(found: dict[str, Tensor], config: TitansConfig, question: Question | None, path: Path) -> None:
+def _check_size(
+    found: dict[str, Tensor], config: TitansConfig, question: Question | None, path: Path, members: int
+) -> None:
     """ValueError for a configuration of a model that is beyond all measure of its file, before memory is taken for it."""
     want, got = config.parameters, sum(value.numel() for value in found.values())
     if question is not None:
@@ -326,6 +341,7 @@ def _check_size(found: dict[str, Tensor], config: TitansConfig, question: Questi
             question.outputs * (question.bins if question.pool == "bins" else 1)
             - (0 if config.tie_embeddings else config.vocab_size)
         )
+    want *= members
     if want > max(_LEAST, _TIMES * got):
         raise ValueError(f"{path}: got {got:,} values, want at least {min(want, 10**18):,} for this configuration")
     if config.layers > len(found):
@@ -339,10 +355,10 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
     model not that of the language model."""
     config = getattr(model, "config", None)
     tied = isinstance(config, TitansConfig) and config.tie_embeddings
-    apart = UNSAVED if isinstance(model, FineTuned) else ("head.weight",) if tied else ()
-    return {
-        name: one.detach().cpu().contiguous() for name, one in model.state_dict().items() if not name.startswith(apart)
-    }
+    weights = {name: one.detach().cpu().contiguous() for name, one in model.state_dict().items()}
+    if isinstance(model, FineTuned):
+        return {name: one for name, one in weights.items() if not any(part in name for part in UNSAVED)}
+    return {name: one for name, one in weights.items() if not (tied and name == "head.weight")}
 
 
 def _put(model: nn.Module, found: dict[str, Tensor], path: Path, stored: str | None = None) -> None:

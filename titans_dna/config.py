@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
-MIXERS = ("conv", *VARIANTS)
+MIXERS = ("conv", "memory", *VARIANTS)
 _LATER = ("mixers", "conv_taps", "conv_dilations", "stem", "kmers", "kmer_width", "kmer_slots", "counts")
 """Fields that version 0.1.0 lacked."""
 MIXED = 64
@@ -34,8 +34,8 @@ class TitansConfig:
     variant: str = "mac"
     """lmm (memory alone), mac (memory as context), mag (gated) or mal (layer)."""
     mixers: tuple[str, ...] = ()
-    """What mixes the tokens in each block, one name for each of the `layers`: conv (a gated causal convolution, no memory) or
-    one of the variants; none: `variant` in all of them."""
+    """What mixes the tokens in each block, one name for each of the `layers`: conv (a gated causal convolution, no memory),
+    one of the variants, or memory, which stands for `variant`; none: `variant` in all of them."""
     vocab_size: int = 12
     """Number of token ids; 12 is the single-nucleotide vocabulary."""
     width: int = 128
@@ -143,13 +143,16 @@ class TitansConfig:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The mixer of every block."""
-        return self.mixers or (self.variant,) * self.layers
+        """The mixer of every block: conv or a variant."""
+        return tuple(map(self._kind, self.mixers)) or (self.variant,) * self.layers
 
     @property
     def architecture(self) -> str:
         """The variant, or the mixers of the blocks, for a line of text."""
-        return "-".join(self.mixers) or self.variant
+        return "-".join(map(self._kind, self.mixers)) or self.variant
+
+    def _kind(self, mixer: str) -> str:
+        return self.variant if mixer == "memory" else mixer
 
     @property
     def head_width(self) -> int:
@@ -174,8 +177,9 @@ class TitansConfig:
             beside += orders + 5 * orders * width + (width + 5 * orders + 1) * MIXED + (MIXED + 1) * orders
         return (2 - self.tie_embeddings) * self.vocab_size * width + blocks + width + beside
 
-    def _of_block(self, kind: str) -> int:
+    def _of_block(self, mixer: str) -> int:
         """The learned values of a block with this mixer."""
+        kind = self._kind(mixer)
         width, square, taps = self.width, self.width**2, self.convolution
         frame = 2 * width + 3 * width * self.ffn_hidden
         if kind == "conv":
@@ -237,11 +241,32 @@ class TitansConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> TitansConfig:
-        """A named preset (see `preset_names`), with some fields changed: `preset("tiny", variant="mac")`."""
+        """A named preset (see `preset_names`), with some fields changed: `preset("tiny", variant="mac")`.
+
+        What depends on these follows, where it is not among them: with another number of `layers`, convolutions come or go
+        before the blocks of memory; of tokens that are no single nucleotides, there are no look-ups (`kmers`).
+        """
         if name not in preset_names():
             raise ValueError(f"preset: got {name!r}, want one of {', '.join(preset_names())}")
         source = resources.files("titans_dna") / "presets" / f"{name}.yaml"
-        return cls.from_dict({**yaml.safe_load(source.read_text()), **changes})
+        fields = yaml.safe_load(source.read_text())
+        if changes.get("vocab_size", 12) != 12:
+            fields.pop("kmers", None)
+        if "mixers" in changes:
+            fields.pop("conv_dilations", None)
+        elif "layers" in changes and "mixers" in fields:
+            fields |= _with_layers(fields.pop("mixers"), fields.pop("conv_dilations"), changes["layers"])
+        return cls.from_dict({**fields, **changes})
+
+
+def _with_layers(mixers: list[str], dilations: list[int], layers: Any) -> dict[str, Any]:
+    """Mixers and dilations of as many blocks, convolutions before memories; nothing for what is no number of blocks."""
+    if type(layers) is not int or not 1 <= layers <= 10**6:
+        return {}
+    memories = [mixer for mixer in mixers if mixer != "conv"][-layers:]
+    convolutions = layers - len(memories)
+    chosen = [dilations[place % len(dilations)] for place in range(convolutions)]
+    return {"mixers": ["conv"] * convolutions + memories, "conv_dilations": chosen}
 
 
 def _mixers(value: Any, layers: Any) -> tuple[str, ...]:
@@ -271,8 +296,8 @@ def table_rows(k: int, slots: int) -> int:
 
 
 def check_variant(variant: str, mixers: Any) -> None:
-    """ValueError for a --variant beside mixers, of which it would be the one that means nothing."""
-    if mixers:
+    """ValueError for a --variant beside mixers among which no block is to have it."""
+    if mixers and "memory" not in mixers:
         named = " ".join(map(str, mixers)) if isinstance(mixers, (list, tuple)) else mixers
         raise ValueError(f"--variant: got {variant} beside mixers {named}, want one of the two")
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.version_0_1_0.cases import CASES, EXPECTED, FINETUNED, MODELS, bits, call, cells, size, unpack
 from tests.version_0_1_0.cases import transformers_numbers as numbers_of_transformers
+from titans_dna.tasks.options import FinetuneOptions
 
 WANTED = json.loads(EXPECTED.read_text())
 SCORE = 1.0
@@ -31,6 +32,13 @@ def check(got, want, unit):
             rel = 1e-3 if k == norm else 1e-5  # the norm is where other CPUs show first
             same = pytest.approx(other, rel=rel, abs=unit) if isinstance(other, float) else other
             assert one == same, f"row {i}: {row}, want {wanted}"
+
+
+def test_a_preset_of_then_has_another_name_today():
+    """A fine-tuning from scratch that was begun then goes on with the model that it began with."""
+    for name, today in (("mini", "mini-0.1.0"), ("tiny", "tiny"), (None, None), ("m.yaml", "m.yaml")):
+        assert FinetuneOptions.upgraded({"preset": name})["preset"] == today
+        assert FinetuneOptions.upgraded({"preset": name, "kmers": True})["preset"] == name
 
 
 @pytest.mark.parametrize("name", MODELS)

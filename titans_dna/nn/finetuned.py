@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -135,9 +136,17 @@ class Batch(NamedTuple):
 
 
 class FineTuned(nn.Module):
-    """Backbone and head; the tokenizer becomes the backbone's."""
+    """Backbone and head; the tokenizer becomes the backbone's. others: models of the same kind, trained from other seeds: the
+    answer is then the mean of theirs and this one's."""
 
-    def __init__(self, backbone: TitansDNA, question: Question, tokenizer: Tokenizer, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        backbone: TitansDNA,
+        question: Question,
+        tokenizer: Tokenizer,
+        dropout: float = 0.0,
+        others: Sequence[FineTuned] = (),
+    ) -> None:
         super().__init__()
         self.backbone, self.question = backbone, question
         backbone.tokenizer = tokenizer
@@ -151,6 +160,12 @@ class FineTuned(nn.Module):
                 width, question.outputs, question.pool, dropout, question.bins, question.stretch, question.hidden
             )
         self.kmers = KmerVotes(question) if question.kmers else None
+        self.others = nn.ModuleList(others)
+
+    @property
+    def members(self) -> list[FineTuned]:
+        """The models of which the answer is the mean, this one first."""
+        return [self, *(one for one in self.others if isinstance(one, FineTuned))]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -158,7 +173,20 @@ class FineTuned(nn.Module):
         return tokenizer_of(self.backbone)
 
     def forward(self, batch: Batch) -> Tensor:
-        """What the head says of whole sequences: [b, outputs], or of each base [b, t, outputs]."""
+        """What the head says of whole sequences: [b, outputs], or of each base [b, t, outputs]; of several members that whose
+        score is the mean of theirs."""
+        if not self.others:
+            return self._say(batch)
+        said = torch.stack([one._say(batch) for one in self.members])
+        if self.question.task == "regression":
+            own = torch.tensor([(one.question.mean, one.question.deviation) for one in self.members]).to(said)
+            mean, deviation = own.view(-1, 2, *[1] * (said.ndim - 1)).unbind(1)
+            return ((said * deviation + mean).mean(0) - self.question.mean) / self.question.deviation
+        if self.question.task == "multilabel":
+            return said.sigmoid().mean(0).logit()
+        return said.softmax(-1).mean(0).log()
+
+    def _say(self, batch: Batch) -> Tensor:
         hidden = self._hidden(batch.ids, batch.widths)
         if isinstance(self.head, PooledHead):
             found = self.head(hidden, batch.widths)[0]

@@ -182,10 +182,10 @@ def tokenizer_of(model: TitansDNA, missing: str = NO_TOKENIZER) -> Tokenizer:
 
 
 def weights_fingerprint(model: nn.Module, skip: Sequence[str] = ()) -> str:
-    """32 hexadecimal digits that change with any weight, its name or its shape, but for those whose names begin so."""
+    """32 hexadecimal digits that change with any weight, its name or its shape, but for those whose names hold one of `skip`."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(model.state_dict().items()):
-        if name.startswith(tuple(skip)):
+        if any(part in name for part in skip):
             continue
         digest.update(f"{name}\t{list(weight.shape)}\t{weight.dtype}\n".encode())
         digest.update(weight.detach().cpu().contiguous().numpy())

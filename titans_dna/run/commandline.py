@@ -29,7 +29,10 @@ def parse(kind: type[Kind], arguments: Sequence[str], *, verb: str, program: str
     words = _current(kind, arguments, program)
     # Twice: the run to go on with (or the preset) gives the defaults that the other flags and files then change.
     first = _values(kind, [word for word in words if not word.startswith("--print_config")], program)
-    defaults = _saved(kind, verb, first["out"], program) if first.get("resume") else kind.defaults(first)
+    if first.get("resume"):
+        defaults = _saved(kind, verb, first["out"], program)
+    else:
+        defaults = kind.defaults(first, _named(words))
     options = kind.from_dict(_values(kind, [_config(defaults), *words] if defaults else words, program))
     # Before anything is imported that takes seconds.
     check_inputs(options)
@@ -78,6 +81,14 @@ def _values(kind: type[Options], words: list[str], program: str) -> dict[str, An
     return {flag.name: found[flag.name] for flag in flags(kind)}
 
 
+def _named(words: list[str]) -> set[str]:
+    """The flags that have a value in arguments or files, as `_current` gives them."""
+    names = set[str]()
+    for name, item in _items(words):
+        names |= flat(yaml.safe_load(item[0].partition("=")[2]) or {}).keys() if name == "config" else {name}
+    return names
+
+
 def _saved(kind: type[Options], verb: str, out: str, program: str) -> dict[str, Any]:
     """The options of the run in a directory."""
     if not out:
@@ -87,7 +98,7 @@ def _saved(kind: type[Options], verb: str, out: str, program: str) -> dict[str, 
     saved = place.options()
     try:
         before = {flag.name: flag.before for flag in flags(kind) if flag.before != flag.default}
-        return {**before, **current_names(kind, saved), "out": out}
+        return {**before, **kind.upgraded(current_names(kind, saved)), "out": out}
     except ValueError as error:
         raise ValueError(f"--resume: {out}: {place.record} is not as {program} wrote it: {error}") from None
 

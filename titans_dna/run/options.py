@@ -11,7 +11,7 @@ import dataclasses
 import math
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -163,9 +163,14 @@ class Options:
         """What one option asks of another; ValueError where it is not so."""
 
     @classmethod
-    def defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Defaults that follow from other options, all by the names of their flags."""
+    def defaults(cls, values: dict[str, Any], named: Set[str]) -> dict[str, Any]:
+        """Defaults that follow from other options, all by the names of their flags. named: those that were given."""
         return {}
+
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """The options of a run that an earlier version began, by today's names, with today's values of the same meaning."""
+        return saved
 
     @classmethod
     def outdated(cls, given: dict[str, Any]) -> set[str]:
@@ -218,7 +223,7 @@ class Options:
 
     def difference(self, other: dict[str, Any]) -> str | None:
         """The first option that a run which goes on must share with its beginning, `other`, and does not, as a message."""
-        now, before = self.resolved(), current_names(type(self), other)
+        now, before = self.resolved(), self.upgraded(current_names(type(self), other))
         for flag in flags(type(self)):
             mine, theirs = _plain(now.value(flag)), before.get(flag.name, flag.before)
             if flag.kept and not flag.free and mine != theirs:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
-from titans_dna.checkpoint import COUNTS, FINETUNED, LANGUAGE, check_same, open_model, save
+from titans_dna.checkpoint import COUNTS, FINETUNED, LANGUAGE, check_same, load, open_model, save
 from titans_dna.config import TitansConfig, check_variant, preset_names
-from titans_dna.nn.finetuned import Question
+from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA, tokenizer_of, weights_fingerprint
 from titans_dna.run.device import check_memory, choose_device
 from titans_dna.run.directory import RunDirectory
@@ -24,7 +25,7 @@ from titans_dna.run.sealed import read_array, read_json, write_array, write_json
 from titans_dna.tasks.bases import BaseJob
 from titans_dna.tasks.fit import Examples, Fitted, check_tune, fit
 from titans_dna.tasks.options import FinetuneOptions
-from titans_dna.tasks.results import OURS, Scored, table, write_results
+from titans_dna.tasks.results import ENSEMBLE, OURS, Scored, table, write_results
 from titans_dna.tasks.sequences import SequenceJob
 from titans_dna.tokens.tokenizer import Tokenizer, make_tokenizer
 
@@ -119,14 +120,16 @@ def finetune(options: FinetuneOptions, *, resume: bool = False, title: str = "")
             torch.set_num_threads(options.run.threads)
         say("\n".join([*([title] if title else []), *job.lines(), *_plan(options, backbone)]))
         run = [options.fixed(), {name: about[name] for name in _COMPARED}]
-        seeds = [*range(options.train.seed, options.train.seed + options.train.seeds)]
+        seeds = [*range(options.train.seed, options.train.seed + options.train.runs)]
         for seed in seeds:
             _run_seed(home.path / f"seed-{seed}", options, job, backbone, seed, device, run)
         ours = [_read_seed(home.path / f"seed-{seed}") for seed in seeds]
         scored = [job.scored(OURS, seeds, [one.scores for one in ours])]
+        if options.train.ensemble:
+            scored.append(job.scored(ENSEMBLE, seeds[:1], [_mean(ours)]))
         wanted = [name for name in options.run.baselines if name in job.baselines]
         scored += [_score_baseline(home.path, job, name, seeds) for name in wanted]
-        return _report(home.path, job, about, ours, scored)
+        return _report(home.path, job, about, ours, scored, together=options.train.ensemble > 0)
 
 
 def check_started(options: FinetuneOptions) -> None:
@@ -171,7 +174,7 @@ def _plan(options: FinetuneOptions, backbone: TitansDNA) -> list[str]:
     return [
         f"data report: {Path(options.run.out) / REPORT}",
         f"model: {backbone.config.architecture}, {backbone.parameter_count():,} parameters, {start}",
-        f"plan: {options.train.seeds} seed(s) of at most {options.train.length}, learning rate {options.lr:g}",
+        f"plan: {options.train.runs} seed(s) of at most {options.train.length}, learning rate {options.lr:g}",
     ]
 
 
@@ -218,31 +221,44 @@ def _score_baseline(directory: Path, job: Job, name: str, seeds: list[int]) -> S
     return job.scored(name, seeds, scores)
 
 
+def _mean(ours: list[_Seed]) -> np.ndarray:
+    """The scores of an ensemble of seeds."""
+    return np.mean([one.scores for one in ours], axis=0)
+
+
 def _report(
-    directory: Path, job: Job, about: dict[str, Any], ours: list[_Seed], scored: list[Scored]
+    directory: Path, job: Job, about: dict[str, Any], ours: list[_Seed], scored: list[Scored], *, together: bool
 ) -> FinetuneResult:
-    """The best seed's model and predictions into the directory itself, and the table."""
+    """The best seed's model and predictions into the directory itself, or those of all seeds together, and the table."""
     best = max(ours, key=lambda one: one.values["value"])
-    check_same(best.place, FINETUNED)
-    more = [name for name in (LANGUAGE.config, COUNTS) if (best.place / name).exists()]  # version 0.1.0 wrote none
-    for name in (*FINETUNED.files, *more):
-        with replacing(directory / name) as aside:
-            shutil.copyfile(best.place / name, aside)
-    job.write(directory, best.scores)
+    if together:
+        models = [load(one.place, FineTuned) for one in ours]
+        models[0].others = nn.ModuleList(models[1:])
+        save(models[0], directory)
+        job.write(directory, _mean(ours))
+        which = f"The model in this directory answers with the mean of those of all {len(ours)} seeds."
+    else:
+        check_same(best.place, FINETUNED)
+        more = [name for name in (LANGUAGE.config, COUNTS) if (best.place / name).exists()]  # version 0.1.0 wrote none
+        for name in (*FINETUNED.files, *more):
+            with replacing(directory / name) as aside:
+                shutil.copyfile(best.place / name, aside)
+        job.write(directory, best.scores)
+        which = f"The model in this directory is that of {best.place.name}, the best on the validation split."
     diverged = tuple(int(one.place.name.removeprefix("seed-")) for one in ours if one.values["diverged"])
     about = {**about, "best": best.place.name, "split": job.split}
-    write_results(directory, job.question.task, scored, about, _notes(job, best))
+    write_results(directory, job.question.task, scored, about, _notes(job, which))
     return FinetuneResult(directory, diverged, table(job.question.task, scored))
 
 
-def _notes(job: Job, best: _Seed) -> str:
+def _notes(job: Job, which: str) -> str:
     about = [
         f"Rows of the {job.split} split."
         if job.split == "test"
         else "There is no test split: these are the rows of the "
         "validation split, on which the best weights were chosen, so the figures are too good.",
         "One run: the 95 % interval over resampled rows. Several seeds: mean ± standard deviation.",
-        f"The model in this directory is that of {best.place.name}, the best on the validation split.",
+        which,
         f"Data: {REPORT}. Options: run.yaml.",
     ]
     return "\n".join(about) + "\n"

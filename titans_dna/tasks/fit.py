@@ -21,7 +21,7 @@ from titans_dna.nn.model import TitansDNA, tokenizer_of
 from titans_dna.run.sealed import json_digest
 from titans_dna.tasks.options import FinetuneOptions
 from titans_dna.tasks.votes import Votes
-from titans_dna.train.learner import Learner, Step, Tally, adamw, warmup_cosine
+from titans_dna.train.learner import Learner, Step, Tally, adamw, muon_adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Settings
 from titans_dna.train.record import CHECKPOINT, METRICS, Record, read_checkpoint
 
@@ -115,7 +115,9 @@ def fit(
 
     loop = Loop(
         learner,
-        adamw(model, train.weight_decay, BETAS),
+        muon_adamw(model, train.weight_decay, BETAS, relative=train.muon_lr / options.lr)
+        if train.optimizer == "muon"
+        else adamw(model, train.weight_decay, BETAS),
         Settings(
             steps,
             rate,

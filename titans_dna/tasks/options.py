@@ -204,6 +204,12 @@ class TrainOptions:
         "Highest learning rate of AdamW; 0: 2e-3, for --tune full 1e-3, for lora 2e-3 and for frozen 1e-2.",
         least=0,
     )
+    optimizer: Literal["adamw", "muon"] = option(
+        "adamw", "muon: Muon for the matrices of the blocks, with --tune full and scratch, and AdamW for the rest."
+    )
+    muon_lr: float = option(
+        0.02, "Highest learning rate of Muon, which rises and falls as AdamW's does.", above=0, most=1
+    )
     warmup: float = option(0.05, "Share of the steps over which the learning rate rises, linearly.", least=0, below=1)
     weight_decay: float = option(0.01, "Weight decay of matrices.", least=0)
     clip: float = option(1.0, "Largest gradient norm, larger ones are scaled down to it; 0: no clipping.", least=0)
@@ -220,6 +226,19 @@ class TrainOptions:
         free=True,
     )
     seed: int = option(0, "First seed.", least=0)
+    ensemble: int = option(
+        0,
+        "Train so many models, which differ as --seeds has it, and write them as one whose answers are the mean of theirs; 0: "
+        "the model of the best seed alone.",
+        least=0,
+        most=100,
+        free=True,
+    )
+
+    @property
+    def runs(self) -> int:
+        """Number of models that are trained."""
+        return self.ensemble or self.seeds
 
     def most_steps(self, epoch: int) -> int:
         """Optimiser steps at most, chosen where none were given; epoch: those of a pass over train."""
@@ -274,6 +293,12 @@ class FinetuneOptions(Options):
             return set()
         return {"rc_average"} if given.get("annotation") else {"both_strands"}
 
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """The presets of version 0.1.0, which knew no `kmers`, by the names that they have today."""
+        renamed = f"{saved.get('preset')}-0.1.0"
+        return {**saved, "preset": renamed} if "kmers" not in saved and renamed in preset_names() else saved
+
     def check(self) -> None:
         """ValueError for options that do not go together."""
         labels, bases, tune = self.labels, self.bases, self.tune
@@ -296,6 +321,8 @@ class FinetuneOptions(Options):
         self._check_model()
         if self.train.steps and self.train.epochs:
             raise ValueError("--steps: got it with --epochs, want one of the two")
+        if self.train.ensemble and self.train.seeds > 1:
+            raise ValueError("--ensemble: got it with --seeds, want one of the two")
         named = self.run.baselines
         if not {*named} <= {*BASELINES, "none"} or ("none" in named and len(named) > 1):
             raise ValueError(f"--baselines: got {' '.join(named)}, want some of {', '.join(BASELINES)}, or none")
@@ -314,6 +341,10 @@ class FinetuneOptions(Options):
             )
         if tune.preset is not None and tune.tune in ("frozen", "lora"):
             raise ValueError(f"--tune: got {tune.tune} with --preset, want --model: new weights need training")
+        if self.train.optimizer == "muon" and tune.tune in ("frozen", "lora"):
+            raise ValueError(f"--optimizer: got muon with --tune {tune.tune}, want it with full or scratch")
+        if self.train.optimizer != "muon" and self.train.muon_lr != TrainOptions().muon_lr:
+            raise ValueError(f"--muon_lr: got {self.train.muon_lr:g} with --optimizer adamw, want muon")
         if tune.model is not None and tune.variant != "preset":
             raise ValueError("--variant: got it with --model, which has its own; want --preset")
 

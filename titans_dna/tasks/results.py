@@ -15,7 +15,7 @@ from titans_dna.labels.data import LabelledData, Task, label_text
 from titans_dna.metrics import Estimate, predicted, spread
 from titans_dna.run.files import NONE, cell, markdown, write_csv, write_figure, write_text
 
-OURS = "Titans (ours)"
+OURS, ENSEMBLE = "Titans (ours)", "Titans (ours), ensemble"
 MARKDOWN, CSV, JSON = "results.md", "results.csv", "results.json"
 SHOWN: dict[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "mcc", "macro_f1", "auroc", "auprc"),

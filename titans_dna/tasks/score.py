@@ -128,6 +128,27 @@ def score_batches(
     state: tuple[Any, ...] | None = None,
 ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
     """Each batch of sequence numbers, and their scores, float64. `progress` is told of bases."""
+    members = model.members
+    if state is not None and len(members) > 1:
+        raise ValueError(f"state: got one for {len(members)} models whose mean is the answer, want None")
+    each = [
+        _score_batches(one, source, batches, batch_bases, workers, lambda bases: progress(bases / len(members)), state)
+        for one in members
+    ]
+    for found in zip(*each, strict=True):
+        yield found[0][0], np.mean([scores for _, scores in found], axis=0)
+
+
+def _score_batches(
+    model: FineTuned,
+    source: Source,
+    batches: Sequence[Sequence[int]],
+    batch_bases: int,
+    workers: int,
+    progress: Callable[[float], object],
+    state: tuple[Any, ...] | None,
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+    """Of one member."""
     head, both = model.head, model.question.both_strands
     assert isinstance(head, PooledHead), "a question about sequences"
 
@@ -172,23 +193,27 @@ def score_bases(
     memory, and no score. The hidden states of a batch are all in memory, 4 × width bytes a base and strand. title: of
     the progress; none: silent.
     """
-    assert isinstance(model.head, TokenHead), "a question about bases"
     found: list[np.ndarray] = [np.empty(0)] * len(sequences)
     lengths = np.array([len(one) for one in sequences])
     with evaluating(model), _progress(title, lengths) as progress:
         for part in group(lengths, bases=batch_bases):
             letters = [sequences[i] for i in part]
-            states, widths = _hidden(model, letters, piece)
-            if model.question.both_strands:
-                back, _ = _hidden(model, [reverse_complement(one) for one in letters], piece)
-                states = torch.cat([states, turned(back, widths.sum(1))], dim=-1)
-            scores = finite(model.scores(model.head(states)))
-            if model.question.transitions:
-                scores = smoothed(scores, widths.cpu().numpy() > 0, model.question)
+            scores = np.mean([_score_bases(one, letters, piece) for one in model.members], axis=0)
             for row, number in enumerate(part):
                 found[number] = scores[row, : len(sequences[number])]
             progress(float(lengths[part].sum()))
     return found
+
+
+def _score_bases(model: FineTuned, letters: list[bytes], piece: int) -> np.ndarray:
+    """What one member says of rows that are read together: [rows, t, classes]."""
+    assert isinstance(model.head, TokenHead), "a question about bases"
+    states, widths = _hidden(model, letters, piece)
+    if model.question.both_strands:
+        back, _ = _hidden(model, [reverse_complement(one) for one in letters], piece)
+        states = torch.cat([states, turned(back, widths.sum(1))], dim=-1)
+    scores = finite(model.scores(model.head(states)))
+    return smoothed(scores, widths.cpu().numpy() > 0, model.question) if model.question.transitions else scores
 
 
 def smoothed(scores: np.ndarray, there: np.ndarray, question: Question) -> np.ndarray:

@@ -21,7 +21,7 @@ from titans_dna.run.files import NONE, markdown, write_csv, write_text
 from titans_dna.run.progress import say
 from titans_dna.tasks.finetune import check_started, finetune
 from titans_dna.tasks.fit import check_tune
-from titans_dna.tasks.results import JSON, OURS
+from titans_dna.tasks.results import ENSEMBLE, JSON, OURS
 from titans_dna.tasks.use_options import BenchmarkOptions
 
 MARKDOWN, CSV = "benchmark.md", "benchmark.csv"
@@ -294,8 +294,12 @@ def _finished(place: Path, options: BenchmarkOptions) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     train = options.train
-    wanted = {OURS, *(name for name in options.run.baselines if name in values.get("baselines", ()))}
-    same = seeds.get(OURS) == [*range(train.seed, train.seed + train.seeds)]
+    wanted = {
+        OURS,
+        *[ENSEMBLE] * (train.ensemble > 0),
+        *(name for name in options.run.baselines if name in values.get("baselines", ())),
+    }
+    same = seeds.get(OURS) == [*range(train.seed, train.seed + train.runs)]
     return values if same and wanted == seeds.keys() else None
 
 
@@ -303,7 +307,7 @@ def _notes(options: BenchmarkOptions) -> str:
     tune, train = options.tune, options.train
     start = f"{tune.preset} from scratch" if tune.preset else f"{tune.model}, --tune {tune.tune}"
     return (
-        f"- {OURS}: {start}; {train.seeds} seed(s), the validation split (or {options.sets.valid_fraction:.0%} of train) "
+        f"- {OURS}: {start}; {train.runs} seed(s), the validation split (or {options.sets.valid_fraction:.0%} of train) "
         f"for early stopping, test read at the end; at most {train.length}. Options: {BENCHMARK}; each set's run "
         "is in its directory.\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -28,9 +29,13 @@ class PresetOptions(Options):
     """Options with --preset, --variant, and the fields of the model under `--model`, in `config`."""
 
     @classmethod
-    def defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The fields of the preset; the size of the vocabulary is the tokenizer's."""
-        fields = TitansConfig.preset(values["preset"]).to_dict()
+    def defaults(cls, values: dict[str, Any], named: Set[str]) -> dict[str, Any]:
+        """The fields of the preset; the size of the vocabulary is the tokenizer's. Look-ups are for single nucleotides and
+        one device, and not among the defaults elsewhere."""
+        follow = {name: values[f"model.{name}"] for name in ("layers", "mixers") if f"model.{name}" in named}
+        fields = TitansConfig.preset(values["preset"], **follow).to_dict()
+        if values.get("tokenizer", "nucleotide") != "nucleotide" or values.get("devices", 1) > 1:
+            fields["kmers"] = []
         return {f"model.{name}": value for name, value in fields.items() if name != "vocab_size"}
 
     @classmethod
@@ -141,12 +146,13 @@ class OptimiserOptions:
     """Training: steps, optimiser and schedule"""
 
     steps: int = option(1000, "Optimiser steps of the whole run.", least=1)
-    batch_size: int = option(8, "Windows (or lanes) per batch and device.", least=1)
+    batch_size: int = option(4, "Windows (or lanes) per batch and device.", least=1, before=8)
     accumulate: int = option(1, "Batches per optimiser step.", least=1)
-    lr: float = option(2e-3, "Highest learning rate of AdamW, reached after the warm-up.", above=0)
+    lr: float = option(4e-3, "Highest learning rate of AdamW, reached after the warm-up.", above=0, before=2e-3)
     optimizer: Literal["adamw", "muon"] = option(
-        "adamw",
-        "muon: Muon for the matrices of the blocks and AdamW for the rest, where it learns more per base; adamw: for all.",
+        "muon",
+        "muon: Muon for the matrices of the blocks and AdamW for the rest, which learns more per base; adamw: for all.",
+        before="adamw",
     )
     muon_lr: float = option(
         0.02, "Highest learning rate of Muon, which rises and falls as AdamW's does.", above=0, most=1

@@ -1,0 +1,70 @@
+"""Several seeds as one model: its answer is the mean of theirs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import titans_dna
+from tests.tasks.rows import write_splits
+from tests.tasks.test_finetune import FAST, done, predictions, pretrained, run
+from titans_dna.checkpoint import load, save
+from titans_dna.nn.finetuned import Batch
+from titans_dna.reading.stream import padded
+from titans_dna.tokens.vocabulary import NucleotideTokenizer
+
+__all__ = ["pretrained"]
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_seeds(tmp_path, pretrained):
+    """Whatever way it is asked, and after a run that was stopped between two seeds; Muon on the way."""
+    data, out = write_splits(tmp_path / "data", train=40, test=8), tmp_path / "run"
+    options = ["--model", pretrained, "--data", data, *FAST, "--epochs", 2, "--rc", "false", "--optimizer", "muon",
+               "--out", out]  # fmt: skip
+    status, _, errors = run(*options, "--seeds", 2, "--ensemble", 3)
+    assert (status, errors) == (2, "titans-dna: error: --ensemble: got it with --seeds, want one of the two\n")
+    assert "| Titans (ours), ensemble | 1 |" in done(*options, "--ensemble", 3)
+    model, each = load(out), [load(out / f"seed-{seed}") for seed in range(3)]
+    assert [len(one.members) for one in (model, *each)] == [3, 1, 1, 1]
+    sequences = ["ACGTTGCA" * 5, "TTGACA", "GGGCCCATAT" * 9]
+    wanted = np.mean([titans_dna.predict(one, sequences) for one in each], axis=0)
+    assert np.array_equal(titans_dna.predict(model, sequences), wanted)
+    assert not np.array_equal(titans_dna.predict(each[0], sequences), wanted)
+    with open(data / "test.csv", newline="") as file:
+        rows = titans_dna.predict(model, [row["sequence"] for row in csv.DictReader(file)])
+    told = [[float(row[f"probability_{name}"]) for name in "ab"] for row in predictions(out)]
+    assert np.allclose(rows, told, atol=1e-6)
+    ids, widths = padded([one.encode() for one in sequences], NucleotideTokenizer())
+    with torch.inference_mode():
+        said = model(Batch(ids, widths, torch.zeros(3)))
+    assert np.allclose(model.scores(said) / wanted, 1, atol=1e-4)
+    save(model, tmp_path / "again")
+    assert np.array_equal(titans_dna.predict(load(tmp_path / "again"), sequences), wanted)
+    state = titans_dna.remember(model.backbone, "ACGT" * 20)
+    with pytest.raises(ValueError, match="state: got one for 3 models whose mean is the answer, want None"):
+        titans_dna.predict(model, sequences, state=state)
+    weights = load_file(out / "finetuned.safetensors")
+    last = load_file(out / "seed-2" / "finetuned.safetensors")["head.output.weight"]
+    assert torch.equal(weights["others.1.head.output.weight"], last)
+    values = json.loads((out / "finetuned.json").read_text())
+    other = {**values["others"][0], "classes": ["a", "c"]}
+    for others, said in (([], "others.0"), ([other], "others: got another question")):
+        (out / "finetuned.json").write_text(json.dumps({**values, "others": others}))
+        with pytest.raises(ValueError, match=said):
+            load(out)
+
+
+def test_an_ensemble_labels_bases_with_the_mean_of_its_seeds(tmp_path, pretrained):
+    rng = np.random.default_rng(0)
+    letters = "".join(rng.choice(list("ACGT"), 6000))
+    (tmp_path / "g.fa").write_text(f">c\n{letters}\n")
+    (tmp_path / "f.bed").write_text("".join(f"c\t{at}\t{at + 150}\tgene\n" for at in range(100, 5800, 400)))
+    out = tmp_path / "run"
+    done("--model", pretrained, "--annotation", tmp_path / "f.bed", "--fasta", tmp_path / "g.fa", "--block", 600,
+         "--context", 200, "--steps", 2, "--baselines", "none", "--ensemble", 2, "--out", out)  # fmt: skip
+    model, each = load(out), [load(out / f"seed-{seed}") for seed in range(2)]
+    wanted = np.mean([titans_dna.predict(one, [letters[:900]])[0] for one in each], axis=0)
+    assert np.array_equal(titans_dna.predict(model, [letters[:900]])[0], wanted)
