@@ -1,10 +1,10 @@
 """What the defaults of `titans-dna pretrain` were chosen by: presets and settings at equal CPU time.
 
-    python scripts/defaults.py --preset mini --fasta ecoli.fa.gz --work DIR [--seconds 120 | --bases 2000000] [--only "as it is" ...]
+    python scripts/defaults.py --preset mini --fasta ecoli.fa.gz --work DIR [--seconds 120 | --bases 2e6] [--only "lr 0.002" ...]
 
 Each row is a run on one thread, of as many steps as take the seconds at the speed of a short one before it (on a quiet
-machine), or of as many bases; what is finished in DIR is not run again. Prints a Markdown table: settings, steps, bits per base on the held-out blocks, and CPU
-seconds of the whole command, start, validation and reports included.
+machine), or of as many bases; what is finished in DIR is not run again. Prints a Markdown table: settings, steps, bits per
+base on the held-out blocks, and CPU seconds of the whole command, start, validation and reports included.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 
 import yaml
-from ablation import run
 
+from ablation import run
 from titans_dna.train.options import DataOptions, OptimiserOptions
 from titans_dna.train.record import METRICS, read_metrics
 

@@ -77,7 +77,8 @@ def save(
     Raises ValueError where there is none or its vocabulary is not the model's, and OSError where nothing can be written.
     """
     if isinstance(model, FineTuned):
-        form, config, about = FINETUNED, model.backbone.config, {"question": model.question.to_dict()}
+        form, config = FINETUNED, model.backbone.config
+        about: dict[str, Any] = {"question": model.question.to_dict()}
         if model.others:
             about["others"] = [one.question.to_dict() for one in model.members[1:]]
         tokenizer = model.tokenizer if tokenizer is None else tokenizer

@@ -182,7 +182,7 @@ def tokenizer_of(model: TitansDNA, missing: str = NO_TOKENIZER) -> Tokenizer:
 
 
 def weights_fingerprint(model: nn.Module, skip: Sequence[str] = ()) -> str:
-    """32 hexadecimal digits that change with any weight, its name or its shape, but for those whose names hold one of `skip`."""
+    """32 hexadecimal digits that change with any weight, its name or its shape, but for names that hold one of `skip`."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(model.state_dict().items()):
         if any(part in name for part in skip):
