@@ -1,6 +1,6 @@
 """What the defaults of `titans-dna pretrain` were chosen by: presets and settings at equal CPU time.
 
-    python scripts/defaults.py --preset mini --fasta ecoli.fa.gz --work DIR [--seconds 120 | --bases 2e6] [--only "lr 0.002" ...]
+    python scripts/defaults.py --preset mini --fasta ecoli.fa.gz --work DIR [--seconds 120 | --bases 2e6] [--only ROW ...]
 
 Each row is a run on one thread, of as many steps as take the seconds at the speed of a short one before it (on a quiet
 machine), or of as many bases; what is finished in DIR is not run again. Prints a Markdown table: settings, steps, bits per

@@ -221,6 +221,58 @@ def evaluate_bases(
     return {name: _estimate(column, sides) for name, column in columns.items()}
 
 
+TOLERANCES, SIDES = (0, 3, 30), ("precision", "recall")
+"""Bases by which the end of a segment may be off, and the two kinds of share."""
+
+
+def evaluate_segments(
+    labels: np.ndarray, chosen: np.ndarray, stretches: np.ndarray, *, backward: Sequence[int] = ()
+) -> dict[str, float]:
+    """How well predicted runs of bases of one class are those of the labels: `segment_precision_3`, and so on for segment
+    (both ends), start and end, precision and recall, within 0, 3 and 30 bases.
+
+    labels, chosen: numbers of classes [n], of which 0 is no segment. stretches: the number of the stretch of sequence of each
+    base, ascending [n]; a segment that reaches a stretch's border is left out, as its end is not known there. backward: classes
+    whose start is at their right end. One true segment counts for one predicted one at most. NaN where there are none.
+    """
+    true, said = (_segments(one, stretches, backward) for one in (labels, chosen))
+    found = {}
+    for within in TOLERANCES:
+        for what, columns in (("segment", (1, 2)), ("start", (1,)), ("end", (2,))):
+            matched = sum(
+                _matched(true[true[:, 0] == one][:, columns], said[said[:, 0] == one][:, columns], within)
+                for one in np.unique(true[:, 0])
+            )
+            for side, among in zip(SIDES, (said, true), strict=True):
+                found[f"{what}_{side}_{within}"] = matched / len(among) if len(among) else math.nan
+    return found
+
+
+def _segments(numbers: np.ndarray, stretches: np.ndarray, backward: Sequence[int]) -> np.ndarray:
+    """[class, start, end] of each run, by its first base; of backward classes the start is beyond the end."""
+    new = np.flatnonzero((np.diff(numbers) != 0) | (np.diff(stretches) != 0)) + 1
+    first, last = np.concatenate([[0], new]), np.concatenate([new, [len(numbers)]])
+    inside = (numbers[first] > 0) & (first > 0) & (last < len(numbers))
+    first, last = first[inside], last[inside]
+    whole = (stretches[first - 1] == stretches[first]) & (stretches[last - 1] == stretches[last])
+    first, last = first[whole], last[whole]
+    turned = np.isin(numbers[first], backward)
+    return np.stack([numbers[first], np.where(turned, last, first), np.where(turned, first, last)], axis=1).astype(
+        np.int64
+    )
+
+
+def _matched(true: np.ndarray, said: np.ndarray, within: int) -> int:
+    """How many of the rows can be paired, each once, so that no number differs by more than `within`; ascending rows."""
+    count = place = 0
+    for row in said:
+        while place < len(true) and (true[place] < row - within).any():
+            place += 1  # nor can it be that of a later one
+        if place < len(true) and (abs(true[place] - row) <= within).all():
+            count, place = count + 1, place + 1
+    return count
+
+
 def _metrics(
     labels: np.ndarray, scores: np.ndarray, number: np.ndarray, draws: np.ndarray, bins: int
 ) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from titans_dna.reading.stream import padded
 from titans_dna.run.signals import Stopped
 from titans_dna.tasks import predict as predicting
 from titans_dna.tasks import score as scoring
-from titans_dna.tasks.score import answers, predict, score_bases
+from titans_dna.tasks.score import answers, predict, score_bases, smoothed
 from titans_dna.tasks.use_options import PredictOptions, ScoringOptions, SequenceFileOptions
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
@@ -190,6 +190,28 @@ def test_bases_from_python(files):
         windows = [text[start : start + 64].encode() for start in range(0, len(text), 64)]
         np.testing.assert_allclose(one, np.concatenate(score_bases(model, windows)), atol=1e-5)
     assert predict(model, []) == []
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_windows_with_margins_are_read_with_what_is_around_them(files, smooth):
+    """And answer for their own bases alone; a margin as long as the text makes each window see all of it."""
+    model = titans_dna.load("bases")
+    shares = ((0.9, 0.05, 0.05), (0.1, 0.8, 0.1), (0.2, 0.1, 0.7)) if smooth else ()
+    model.question = dataclasses.replace(model.question, window=64, margin=20, transitions=shares, trust=0.5)
+    text = ("".join(TEXTS.values()) * 9)[:150]
+    found = predict(model, [text, "ACG"])[0]
+    plain = dataclasses.replace(model.question, transitions=())
+    for start, end in ((0, 64), (64, 128), (128, 150)):
+        first, last = max(0, start - 20), min(150, end + 20)
+        model.question = plain
+        wanted = score_bases(model, [text[first:last].encode()])[0][start - first : end - first]
+        if smooth:
+            wanted = smoothed(
+                wanted[None], np.ones((1, end - start), bool), dataclasses.replace(plain, transitions=shares)
+            )[0]
+        np.testing.assert_allclose(found[start:end], wanted, atol=1e-5)
+    model.question = dataclasses.replace(plain, margin=200)
+    np.testing.assert_allclose(predict(model, [text])[0], score_bases(model, [text.encode()])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

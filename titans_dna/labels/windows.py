@@ -170,6 +170,13 @@ class LabelledGenome:
             bases, labels = reverse_complement(bases), self.labels.reverse_complement(labels)
         return Example(bases, labels, base_digits(bases) < 4)
 
+    def around(self, window: Window, margin: int) -> tuple[bytes, slice]:
+        """Letters of a window with so many more on either side, as far as the contig goes, and where it stands in them; forward
+        strand."""
+        first, last = max(0, window.start - margin), min(self.genome.contigs[window.contig], window.end + margin)
+        letters = self.genome.fetch(window.contig, first, last).upper().replace(b"U", b"T")
+        return letters, slice(window.start - first, window.end - first)
+
     def draw(self, seed: int, number: int, count: int = 1, *, reverse_complement: bool = True) -> list[Window]:
         """Draw number `number`: `count` windows at random places of the training intervals, on either strand.
 

@@ -19,7 +19,7 @@ from titans_dna.tokens.kmers import complementary_kmers
 from titans_dna.tokens.tokenizer import Tokenizer
 
 UNITS = ("sequence", "base")
-_LATER = {"hidden", "kmers", "kmers_root", "kmers_both", "transitions", "trust"}
+_LATER = {"hidden", "kmers", "kmers_root", "kmers_both", "transitions", "trust", "margin"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Question:
     """base: how often a base of each class is followed by one of each, rows that add up to 1; scores are then smoothed."""
     trust: float = 1.0
     """base: the power of what the model says of a base against what its neighbours say."""
+    margin: int = 0
+    """base: bases that are read on either side of a window, as far as there are any, and answered by the windows beside."""
 
     def __post_init__(self) -> None:
         for name, value, wanted in (
@@ -73,7 +75,7 @@ class Question:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, want a whole number of at least 1")
-        for name, high in (("hidden", 2**20), ("kmers", 8)):
+        for name, high in (("hidden", 2**20), ("kmers", 8), ("margin", 2**20)):
             value = getattr(self, name)
             for one in value if name == "kmers" else (value,):
                 if type(one) is not int or not 0 <= one <= high:

@@ -24,14 +24,14 @@ from titans_dna.genome.intervals import (
 from titans_dna.genome.sampler import Window
 from titans_dna.labels.annotation import Met, read_annotation
 from titans_dna.labels.windows import LabelledGenome
-from titans_dna.metrics import Estimate, evaluate_bases, validation_loss
+from titans_dna.metrics import SIDES, TOLERANCES, Estimate, evaluate_bases, evaluate_segments, validation_loss
 from titans_dna.nn.finetuned import Batch, FineTuned, Question
 from titans_dna.reading.stream import group, padded
-from titans_dna.run.files import replacing
+from titans_dna.run.files import markdown, replacing
 from titans_dna.tasks.options import BaseOptions, FinetuneOptions
 from titans_dna.tasks.predict import IntervalWriter
-from titans_dna.tasks.results import Scored
-from titans_dna.tasks.score import score_bases, smoothed
+from titans_dna.tasks.results import Scored, summary
+from titans_dna.tasks.score import score_bases, smooth_rows
 from titans_dna.tasks.votes import Votes
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.tokenizer import Tokenizer
@@ -54,7 +54,8 @@ class BaseJob:
         self.data = read_labelled_genome(options.bases, self._met)
         task = "binary" if len(self.data.classes) == 2 else "multiclass"
         both, window = options.tune.rc is not False, options.bases.context
-        self.question = Question(task, self.data.classes, "base", both_strands=both, window=window)
+        margin = options.tune.margin
+        self.question = Question(task, self.data.classes, "base", both_strands=both, window=window, margin=margin)
         self._methods = {one.__name__: one for one in baselines(self.data)}
         self.baselines = tuple(self._methods)
 
@@ -117,7 +118,40 @@ class BaseJob:
         """See `finetune.Job`."""
         labels, known, windows = gather(self.data, self.data.test)
         runs = [evaluate_bases(labels[known], one[known], windows[known], resamples=RESAMPLES) for one in scores]
+        stretches = self._stretches()
+        for run, one in zip(runs, scores, strict=True):
+            chosen = np.where(known, one.argmax(axis=1), 0)
+            found = evaluate_segments(labels, chosen, stretches, backward=self._backward)
+            run |= {metric: Estimate(value, math.nan, math.nan) for metric, value in found.items()}
         return Scored(name, seeds, runs, [])
+
+    @property
+    def _backward(self) -> list[int]:
+        """Numbers of the classes of the reverse strand."""
+        other = self.data.labels.other_strand
+        return [number for number, one in enumerate(other) if one < number]
+
+    def _stretches(self) -> np.ndarray:
+        """The number of the stretch of each base of the test windows; windows that touch are of one."""
+        pairs = zip(self.data.test, self.data.test[1:], strict=False)
+        new = [0, *((one.contig, one.end) != (other.contig, other.start) for one, other in pairs)]
+        return np.repeat(np.cumsum(new), [window.end - window.start for window in self.data.test])
+
+    def more(self, scored: list[Scored]) -> str:
+        """See `finetune.Job`: how many segments are found, and how well their ends are."""
+        names = [
+            f"{what}_{one}_{within}" for within in TOLERANCES for what in ("segment", "start", "end") for one in SIDES
+        ]
+        heads = ["model", *(name.replace("_", " ") for name in names)]
+        rows = [
+            [one.name, *(summary([{name: run[name]} for run in one.all], name) for name in names)] for one in scored
+        ]
+        return (
+            "\nSegments are runs of bases of one class. Precision: the share of those that are predicted whose start, end, or "
+            "both lie within so many bases of those of a true one; recall: the share of the true ones that are found so. Of a "
+            "class of the reverse strand the start is the right end. What a border of held-out sequence cuts is left out.\n\n"
+            + markdown(heads, rows)
+        )
 
     def write(self, directory: Path, scores: np.ndarray) -> None:
         """Predicted features of the test windows as BED."""
@@ -187,8 +221,9 @@ class BaseExamples:
     def scores(self, model: FineTuned, split: str, title: str = "") -> np.ndarray:
         """Probabilities of the windows of a split, laid end to end: float64 [bases, classes]."""
         windows: list[Window] = getattr(self.data, split)
-        sequences = [self.data.example(window).bases for window in windows]
-        return np.concatenate(score_bases(model, sequences, batch_bases=self.batch_bases, title=title))
+        found = [self.data.around(window, model.question.margin) for window in windows]
+        sequences, kept = [letters for letters, _ in found], [wanted for _, wanted in found]
+        return np.concatenate(score_bases(model, sequences, kept=kept, batch_bases=self.batch_bases, title=title))
 
     def metrics(self, scores: np.ndarray, split: str, resamples: int = 0) -> dict[str, Estimate]:
         """Over the known bases, with intervals over windows."""
@@ -209,13 +244,8 @@ class BaseExamples:
 
     def smoothed(self, scores: np.ndarray, split: str, question: Question) -> np.ndarray:
         """Window by window, each alone."""
-        if not question.transitions:
-            return scores
         sizes = np.bincount(self._of(split).windows)
-        there = np.arange(sizes.max()) < sizes[:, None]
-        rows = np.zeros((*there.shape, scores.shape[1]))
-        rows[there] = scores
-        return smoothed(rows, there, question)[there]
+        return np.concatenate(smooth_rows(np.split(scores, np.cumsum(sizes)[:-1]), question))
 
     def loss(self, scores: np.ndarray, split: str) -> float:
         """Mean cross-entropy of the known bases."""

@@ -77,6 +77,10 @@ class Job(Protocol):
         """Metrics of such scores, with intervals."""
         ...
 
+    def more(self, scored: list[Scored]) -> str:
+        """Markdown that stands below the table."""
+        ...
+
     def write(self, directory: Path, scores: np.ndarray) -> None:
         """Predictions and pictures."""
         ...
@@ -247,7 +251,7 @@ def _report(
         which = f"The model in this directory is that of {best.place.name}, the best on the validation split."
     diverged = tuple(int(one.place.name.removeprefix("seed-")) for one in ours if one.values["diverged"])
     about = {**about, "best": best.place.name, "split": job.split}
-    write_results(directory, job.question.task, scored, about, _notes(job, which))
+    write_results(directory, job.question.task, scored, about, _notes(job, which) + job.more(scored))
     return FinetuneResult(directory, diverged, table(job.question.task, scored))
 
 

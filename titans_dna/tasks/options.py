@@ -154,6 +154,14 @@ class TuneOptions:
         "serves the validation split, into segments in place of specks.",
         before=False,
     )
+    margin: int = option(
+        256,
+        "Of labelled bases: bases that are read on either side of a window when the model is used, and labelled by the windows "
+        "beside it, so that windows overlap.",
+        least=0,
+        most=1 << 20,
+        before=0,
+    )
     lora_rank: int = option(8, "Rank of the adapters of --tune lora.", least=1)
     rc_augment: bool | None = option(
         None, "In training, read each sequence from either strand, chosen by a coin; by default as --rc.", before=True

@@ -185,35 +185,53 @@ class _Answered(Pooled):
 
 
 def score_bases(
-    model: FineTuned, sequences: Sequence[bytes], *, batch_bases: int = 1 << 15, piece: int = PIECE, title: str = ""
+    model: FineTuned,
+    sequences: Sequence[bytes],
+    *,
+    kept: Sequence[slice] | None = None,
+    batch_bases: int = 1 << 15,
+    piece: int = PIECE,
+    title: str = "",
 ) -> list[np.ndarray]:
     """Probabilities of each base of sequences: float64 [bases, classes] each, in their order.
 
-    sequences: upper-case letters. batch_bases, piece: bases side by side, and of each row in a call; they change speed and
-    memory, and no score. The hidden states of a batch are all in memory, 4 × width bytes a base and strand. title: of
-    the progress; none: silent.
+    sequences: upper-case letters. kept: which bases of each are wanted, what is around them being read; None: all.
+    batch_bases, piece: bases side by side, and of each row in a call; they change speed and memory, and no score. The hidden
+        states of a batch are all in memory, 4 × width bytes a base and strand. title: of the progress; none: silent.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(sequences)
     lengths = np.array([len(one) for one in sequences])
     with evaluating(model), _progress(title, lengths) as progress:
         for part in group(lengths, bases=batch_bases):
             letters = [sequences[i] for i in part]
-            scores = np.mean([_score_bases(one, letters, piece) for one in model.members], axis=0)
-            for row, number in enumerate(part):
-                found[number] = scores[row, : len(sequences[number])]
+            wanted = [slice(len(one)) for one in letters] if kept is None else [kept[i] for i in part]
+            each = [_score_bases(one, letters, wanted, piece) for one in model.members]
+            for number, *scores in zip(part, *each, strict=True):
+                found[number] = np.mean(scores, axis=0)
             progress(float(lengths[part].sum()))
     return found
 
 
-def _score_bases(model: FineTuned, letters: list[bytes], piece: int) -> np.ndarray:
-    """What one member says of rows that are read together: [rows, t, classes]."""
+def _score_bases(model: FineTuned, letters: list[bytes], kept: list[slice], piece: int) -> list[np.ndarray]:
+    """What one member says of the wanted bases of rows that are read together."""
     assert isinstance(model.head, TokenHead), "a question about bases"
     states, widths = _hidden(model, letters, piece)
     if model.question.both_strands:
         back, _ = _hidden(model, [reverse_complement(one) for one in letters], piece)
         states = torch.cat([states, turned(back, widths.sum(1))], dim=-1)
     scores = finite(model.scores(model.head(states)))
-    return smoothed(scores, widths.cpu().numpy() > 0, model.question) if model.question.transitions else scores
+    return smooth_rows([row[wanted] for row, wanted in zip(scores, kept, strict=True)], model.question)
+
+
+def smooth_rows(rows: list[np.ndarray], question: Question) -> list[np.ndarray]:
+    """Scores of rows [bases, classes], smoothed where the question asks it, each alone."""
+    if not question.transitions:
+        return rows
+    sizes = np.array([len(row) for row in rows])
+    there = np.arange(sizes.max()) < sizes[:, None]
+    together = np.zeros((*there.shape, question.outputs))
+    together[there] = np.concatenate(rows)
+    return [row[:size] for row, size in zip(smoothed(together, there, question), sizes, strict=True)]
 
 
 def smoothed(scores: np.ndarray, there: np.ndarray, question: Question) -> np.ndarray:
@@ -275,8 +293,13 @@ def score_windows(
     model: FineTuned, source: Source, windows: Sequence[tuple[int, int, int]], batch_bases: int
 ) -> tuple[list[bytes], list[np.ndarray]]:
     """Letters of windows, upper-case with T for U, and the probabilities of their bases, [bases, classes] each."""
-    letters = [source.part(*one).upper().replace(b"U", b"T") for one in windows]
-    return letters, score_bases(model, letters, batch_bases=batch_bases)
+    margin, letters, kept = model.question.margin, list[bytes](), list[slice]()
+    for number, start, end in windows:
+        first, last = max(0, start - margin), min(int(source.lengths[number]), end + margin)
+        letters.append(source.part(number, first, last).upper().replace(b"U", b"T"))
+        kept.append(slice(start - first, end - first))
+    scores = score_bases(model, letters, kept=kept, batch_bases=batch_bases)
+    return [one[wanted] for one, wanted in zip(letters, kept, strict=True)], scores
 
 
 class _Kept:

@@ -130,6 +130,11 @@ class SequenceJob:
         """See `finetune.Job`."""
         return score_rows(name, seeds, scores, self._shown, self._unseen)
 
+    def more(self, scored: list[Scored]) -> str:
+        """See `finetune.Job`: nothing."""
+        del scored
+        return ""
+
     def write(self, directory: Path, scores: np.ndarray) -> None:
         """See `finetune.Job`."""
         write_pictures(directory, self._shown, scores)
