@@ -59,6 +59,7 @@ TUNED_TYPE = "titans-dna-finetuned"
 """By these names transformers finds `titans_dna.huggingface`; the second is all that a fine-tuned model's config.json holds."""
 UNSAVED = ("backbone.head.", "backbone.kmer_head.")
 """Parts of names of a fine-tuned model's weights that no file holds: the language-model head answers another question."""
+_KEYS = ("config", "question", "others", "model_type", "architectures", "digests", "stored", "counts")
 _LEAST, _TIMES = 10**6, 4
 """A model of more values than the first, and than its file has by the second, is not built to say which weight is wrong."""
 _NO_TOKENIZER = "source: got a model without a tokenizer, want one that load gave or model.tokenizer set"
@@ -302,17 +303,7 @@ def _json(path: Path, form: Form) -> dict[str, Any]:
         raise ValueError(
             f"{path}: got some other JSON, want format {form.format['format']!r} version {form.format['version']}"
         )
-    others = values.keys() - {
-        *form.format,
-        "config",
-        "question",
-        "others",
-        "model_type",
-        "architectures",
-        "digests",
-        "stored",
-        "counts",
-    }
+    others = values.keys() - {*form.format, *_KEYS}
     if others and "transformers_version" not in values:
         raise ValueError(f"{path}: got unknown key {min(others)!r}")
     return values

@@ -80,14 +80,19 @@ def spread(runs: Sequence[Mapping[str, Estimate]]) -> dict[str, Spread]:
 
 def validation_loss(task: Task, labels: np.ndarray, scores: np.ndarray) -> float:
     """Mean cross-entropy of probabilities, or squared error."""
+    return float(row_losses(task, labels, scores).mean())
+
+
+def row_losses(task: Task, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The same of each row, [n]; of several labels [n, labels]."""
     if task == "regression":
-        return float(np.mean((labels - scores) ** 2))
+        return (labels - scores) ** 2
     least = 1e-7
     if task == "multilabel":
         given = np.where(labels == 1, scores, 1 - scores)
     else:
         given = scores[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(given, least, 1)).mean())
+    return -np.log(np.clip(given, least, 1))
 
 
 def _check(task: Task, labels: np.ndarray, scores: np.ndarray) -> None:

@@ -68,7 +68,7 @@ def test_a_batch_that_does_not_fit_is_accumulated():
 
 
 def test_a_step_has_the_bases_of_a_step_of_pretrain_as_it_comes():
-    assert [options(length=n).windows for n in ("1k", "4096", "8192", "1M")] == [9, 2, 1, 1]
+    assert [options(length=n).windows for n in ("1k", "4096", "8192", "1M")] == [5, 1, 1, 1]
 
 
 def test_nothing_fits():

@@ -28,7 +28,7 @@ from titans_dna.train.record import read_metrics
 SMALL = (
     "pretrain --fasta lambda --preset tiny --model.width 16 --model.layers 1 --model.chunk 8 --model.dropout 0.1 "
     "--batch_size 2 --context 32 --warmup 2 --valid_every 5 --valid_bases 700 --save_every 4 --threads 1 "
-    "--accelerator cpu "
+    "--accelerator cpu --optimizer adamw "
 )
 WINDOWS = SMALL + "--variant lmm --accumulate 2 --steps 20"
 MUON = WINDOWS + " --optimizer muon --muon_lr 0.03"
@@ -108,7 +108,7 @@ def test_blocks_with_mixers_of_their_own(tmp_path, capsys):
     weights = [tmp_path / name / checkpoint.LANGUAGE.weights for name in ("run", "again")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert run(line.replace("conv mag", "conv mga"), tmp_path / "wrong") == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("want a list of conv, lmm, mac, mag, mal")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("want a list of conv, memory, lmm, mac, mag, mal")
     assert run(line.replace("conv mag", "conv"), tmp_path / "wrong") == 2
     assert "--model.mixers: got 1 for 2 layers, want one for each" in capsys.readouterr().err
     assert run(line + " --variant mac", tmp_path / "wrong") == 2

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from titans_dna.labels.data import LabelledData, Rows, Task
-from titans_dna.metrics import validation_loss
+from titans_dna.metrics import row_losses, validation_loss
 from titans_dna.tokens.kmers import complementary_kmers, kmer_codes
 from titans_dna.tokens.vocabulary import base_digits
 
@@ -99,6 +99,27 @@ def positions(data: LabelledData, seed: int) -> np.ndarray:
     width = int(data.train.lengths().max())
     _, model = fit_linear(data, lambda rows: _letters_at(rows, width))
     return model.scores(_letters_at(data.test, width))
+
+
+MOST_PLACES = 1024
+"""Bases of sequences up to which `places_tell` looks."""
+
+
+def places_tell(data: LabelledData) -> bool:
+    """Whether it counts where a base stands: sequences of one length, of whose validation rows single positions say clearly
+    more (two standard errors of the loss) than the share of each base does."""
+    lengths = np.unique(data.train.lengths())
+    if len(lengths) > 1 or lengths[0] > MOST_PLACES or len(data.valid) < 2:
+        return False
+    width = int(lengths[0])
+    features: list[Features] = [AllCounts(1, False), lambda rows: _letters_at(rows, width)]
+    losses = []
+    for one in features:
+        _, model = fit_linear(data, one)
+        found = row_losses(data.task, data.valid.labels, model.scores(one(data.valid)))
+        losses.append(found.reshape(len(found), -1).mean(axis=1))
+    gain = losses[0] - losses[1]
+    return bool(gain.mean() > 2 * gain.std(ddof=1) / math.sqrt(len(gain)))
 
 
 def _letters_at(rows: Rows, width: int) -> sparse.csr_array:

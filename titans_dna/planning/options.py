@@ -10,8 +10,8 @@ from titans_dna.config import TitansConfig
 from titans_dna.run.options import Accelerator, group, option, threads_option
 from titans_dna.train.options import PresetOptions, model_fields, preset_option
 
-DEFAULT_STEP = 8192
-"""Bases of an optimiser step of `titans-dna pretrain` as it comes: 8 windows of 1,024."""
+DEFAULT_STEP = 4096
+"""Bases of an optimiser step of `titans-dna pretrain` as it comes: 4 windows of 1,024."""
 READ_PIECE = 4096
 """Bases a call, as `titans-dna embed` reads."""
 
@@ -40,7 +40,7 @@ class PlanFlags:
     batch_size: int = option(
         0,
         "Windows of a step on each device, read side by side or, where that does not fit, one part after the other "
-        "(--accumulate); 0: as many as make 8,192 bases, at least one. With --pass read: sequences side by side, 0: one.",
+        "(--accumulate); 0: as many as make 4,096 bases, at least one. With --pass read: sequences side by side, 0: one.",
         least=0,
     )
     piece: str = option(

@@ -123,11 +123,13 @@ class TuneOptions:
         "What of --model is trained: all of it, its head alone, low-rank adapters beside its weights (needs "
         "titans-dna[lora]) and the head, or all of it from new weights.",
     )
-    pool: Literal["mean", "max", "mean-max", "last", "attention", "bins"] = option(
-        "mean",
+    pool: Literal["auto", "mean", "max", "mean-max", "last", "attention", "bins"] = option(
+        "auto",
         "How the vectors of the bases become that of the sequence: their mean, maximum, both, last one, a learned weighted "
         "mean, or the means of --bins stretches side by side, for sequences that are all cut at the same place (as around "
-        "a start site).",
+        "a start site). auto: every base side by side where all sequences have one length and single positions foretell the "
+        "validation rows better than the share of each base, and otherwise the mean.",
+        before="mean",
     )
     bins: int = option(
         16,
@@ -176,7 +178,8 @@ class TuneOptions:
         None,
         "Read both strands. The scores of a sequence are averaged, so that it and its reverse complement have the same ones; "
         "a window of labelled bases is read from both ends, so that each base is labelled by what lies on either side of it. "
-        "By default yes, unless k-mers of the given strand alone foretell the validation rows better (--kmers).",
+        "By default yes, unless k-mers of the given strand alone foretell the validation rows better (--kmers), or it counts "
+        "where a base stands (--pool auto).",
         before=True,
         old=("rc_average", "both_strands"),
     )
@@ -318,7 +321,7 @@ class FinetuneOptions(Options):
             raise ValueError(f"--{extra}: got it without --annotation, which it belongs to")
         if bases.annotation and (extra := _changed(labels, "data")):
             raise ValueError(f"--{extra}: got it with --annotation, want it with --data")
-        if bases.annotation and (tune.pool != "mean" or tune.mutate):
+        if bases.annotation and (tune.pool not in ("auto", "mean") or tune.mutate):
             raise ValueError("--pool, --mutate: got one of them with --annotation, want them with --data")
         if labels.data and bases.annotation:
             raise ValueError("--data: got it with --annotation, want sequences or bases to label, one of the two")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from titans_dna.baselines.sequences import kmers, length, majority, positions
+from titans_dna.baselines.sequences import kmers, length, majority, places_tell, positions
 from titans_dna.labels.data import LabelledData, Rows
 from titans_dna.labels.read import read_labelled
 from titans_dna.labels.report import deduplicated, report
@@ -51,6 +51,7 @@ class SequenceJob:
         self.data = read_data(options)
         self.question = _question(self.data, options)
         self._votes: Votes | None = None
+        self._placed: bool | None = None
         self.split = "test" if len(self.data.test) else "valid"
         alike = len(set(self.data.train.lengths().tolist())) == 1
         self.baselines = ("majority", "length", "kmers", *(["positions"] if alike else []), "cnn")
@@ -85,8 +86,14 @@ class SequenceJob:
         """See `finetune.Job`: any will do."""
 
     def prepare(self, tokenizer: Tokenizer) -> None:
-        """See `finetune.Job`: k-mers, of single bases alone."""
+        """See `finetune.Job`: which pool it is, and k-mers, of single bases alone."""
         tune = self.options.tune
+        if tune.pool == "auto" and self._placed is None:
+            self._placed = places_tell(self.data)
+            if self._placed:
+                say("pool: every base side by side, since single positions foretell the validation rows")
+                bins, both = int(self.data.train.lengths().max()), tune.rc is True
+                self.question = dataclasses.replace(self.question, pool="bins", bins=bins, stretch=1, both_strands=both)
         if self._votes is not None or not tune.kmers or not isinstance(tokenizer, NucleotideTokenizer):
             return
         began = time.monotonic()
@@ -94,7 +101,7 @@ class SequenceJob:
         self._votes = votes = fit_votes(self.data, tune.rc or None)
         self.question = dataclasses.replace(
             self.question,
-            both_strands=votes.both if tune.rc is None else tune.rc,
+            both_strands=votes.both and not self._placed if tune.rc is None else tune.rc,
             kmers=votes.sizes,
             kmers_root=votes.root,
             kmers_both=votes.both,
@@ -216,7 +223,7 @@ def _question(data: LabelledData, options: FinetuneOptions) -> Question:
         data.task,
         data.classes,
         "sequence",
-        tune.pool,
+        "mean" if tune.pool == "auto" else tune.pool,
         bins,
         stretch,
         tune.rc is not False,
