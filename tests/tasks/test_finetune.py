@@ -360,7 +360,16 @@ def test_scoring_tells_how_far_it_is(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("options", "epoch", "steps"),
-    [({}, 2, 400), ({}, 100, 1000), ({"epochs": 3.0}, 2, 6), ({"epochs": 0.1}, 2, 1), ({"steps": 7}, 100, 7)],
+    [
+        ({}, 2, 400),
+        ({}, 100, 1000),
+        ({}, 300, 1500),
+        ({}, 700, 2100),
+        ({"epochs": 9.0}, 700, 6300),
+        ({"epochs": 3.0}, 2, 6),
+        ({"epochs": 0.1}, 2, 1),
+        ({"steps": 7}, 100, 7),
+    ],
 )
 def test_few_rows_are_read_more_often(options, epoch, steps):
     assert TrainOptions(**options).most_steps(epoch) == steps

@@ -19,8 +19,8 @@ from titans_dna.run.options import (
 )
 
 BASELINES = ("majority", "length", "kmers", "positions", "cnn", "orf")
-EPOCHS, FEWEST_STEPS = 10, 400
-"""Of a fine-tuning by default: the larger one."""
+EPOCHS, FEWEST_STEPS, MANY_STEPS, FEWEST_EPOCHS = 10, 400, 1500, 3
+"""Of a fine-tuning by default: the first, but at least the second, and at most the larger one of the others."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,9 @@ class TrainOptions:
 
     epochs: float = option(
         0.0,
-        f"Passes over train at most, over which the learning rate falls to a twentieth; 0: {EPOCHS}, or as many as make "
-        f"{FEWEST_STEPS} steps where train is small.",
+        f"Passes over train at most, over which the learning rate falls to a twentieth; 0: {EPOCHS}, as many as "
+        f"make {FEWEST_STEPS} steps where train is small, and as many as make {MANY_STEPS:,} where it is large, but at least "
+        f"{FEWEST_EPOCHS}.",
         least=0,
     )
     steps: int = option(0, "Optimiser steps at most, in place of --epochs; 0: as many as those make.", least=0)
@@ -253,13 +254,14 @@ class TrainOptions:
 
     def most_steps(self, epoch: int) -> int:
         """Optimiser steps at most, chosen where none were given; epoch: those of a pass over train."""
-        epochs = self.epochs or max(EPOCHS, FEWEST_STEPS / epoch)
-        return self.steps or max(1, round(epochs * epoch))
+        most = max(MANY_STEPS, FEWEST_EPOCHS * epoch)
+        chosen = self.epochs * epoch or min(max(EPOCHS * epoch, FEWEST_STEPS), most)
+        return self.steps or max(1, round(chosen))
 
     @property
     def length(self) -> str:
         """The same in words."""
-        chosen = f"{EPOCHS} epochs, or {FEWEST_STEPS} steps where these are more"
+        chosen = f"{EPOCHS} epochs, of few rows {FEWEST_STEPS} steps, of many {MANY_STEPS:,} or {FEWEST_EPOCHS} epochs"
         return f"{self.steps:,} steps" if self.steps else f"{self.epochs:g} epochs" if self.epochs else chosen
 
 
