@@ -23,11 +23,11 @@ ROWS = {
     "whole": "",
     "no dilations": "--model.conv_dilations 1 1 1",
     "no look-ups": "--model.kmers",
-    "no stem": "--model.stem 0",
+    "a stem of 12 taps": "--model.stem 12",
     "AdamW for all": "--optimizer adamw",
     "a fourth convolution (64) for the memory": "--model.mixers conv conv conv conv --model.conv_dilations 1 4 16 64",
     "no memory, three blocks": "--model.layers 3 --model.mixers conv conv conv",
-    "two memory blocks, as in version 0.1.0": "--model.layers 2 --model.mixers --model.conv_dilations --model.stem 0 "
+    "two memory blocks, as in version 0.1.0": "--model.layers 2 --model.mixers --model.conv_dilations "
     "--model.kmers --optimizer adamw --variant lmm",
     "longer look-ups too (6 and 9)": "--model.kmers 6 9 --model.kmer_slots 262144",
     "counts": "--counts true",
