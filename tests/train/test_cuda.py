@@ -19,8 +19,14 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 RUN = (
     "pretrain --fasta lambda --preset tiny --model.width 64 --model.layers 2 --model.chunk 16 --model.dropout 0 "
     "--batch_size 2 --context 128 --warmup 2 --valid_every 8 --valid_bases 1000 --save_every 4 --steps 16 "
+    "--optimizer adamw --lr 0.002 "
 )
 VARIANTS = ["lmm", "mac", "mag", "mal"]
+MIXED = (
+    RUN + "--model.mixers conv lmm --model.conv_dilations 4 --model.stem 5 --model.kmers 3 9 --model.kmer_slots 4096 "
+)
+"""Convolutions, a stem, look-ups; Muon and counts are added to it."""
+MUON, COUNTS = "--optimizer muon ", "--counts true --model.counts 4 12 "
 LANES = RUN + "--variant mac --lane 512 --accumulate 2 "
 
 
@@ -58,11 +64,19 @@ def runs(tmp_path_factory):
         *[f"--variant {variant} " for variant in VARIANTS],
         LANES.removeprefix(RUN),
         "--variant lmm --piece 32 --context 256 ",
+        MIXED.removeprefix(RUN),
+        MIXED.removeprefix(RUN) + COUNTS,
     ],
 )
 def test_training_is_that_of_a_cpu(runs, more):
     there, here = (losses(runs(RUN + more + f"--accelerator {kind} ")) for kind in ("cuda", "cpu"))
     np.testing.assert_allclose(there, here, rtol=0, atol=2e-3)
+
+
+def test_muon_is_near_that_of_a_cpu(runs):
+    """Its orthogonal factors are computed in bfloat16, on either."""
+    there, here = (losses(runs(MIXED + MUON + f"--accelerator {kind} ")) for kind in ("cuda", "cpu"))
+    np.testing.assert_allclose(there, here, rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -77,8 +91,11 @@ def test_half_precision_is_near(runs, variant, precision):
     np.testing.assert_allclose(there, here, rtol=0, atol=0.08 if precision == "bf16-mixed" else 0.2)
 
 
-@pytest.mark.parametrize("line", [RUN + "--variant mag ", LANES, RUN + "--variant lmm --precision bf16-mixed "],
-                         ids=["windows", "lanes", "mixed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [RUN + "--variant mag ", LANES, RUN + "--variant lmm --precision bf16-mixed ", MIXED + MUON + COUNTS],
+    ids=["windows", "lanes", "mixed", "counts"],
+)
 def test_a_killed_run_goes_on_to_the_same_bits(runs, tmp_path, line):
     whole, out = runs(line + "--accelerator cuda "), tmp_path / "run"
     command = [sys.executable, "-m", "titans_dna.cli", *line.split(), "--accelerator", "cuda", "--out", str(out)]
