@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
@@ -96,6 +97,27 @@ def test_blocks_that_differ_are_measured_together(config):
     assert known.parameters == config.parameters
     assert known.modes["again"].seconds > 0
     assert rough(config, ["whole"], "cpu").state == state_bytes(config, 64)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--preset small --variant mag",
+        "--preset small --model.mixers conv mal --model.layers 2",
+        "--preset mini --model.layers 6 --model.stem 3",
+        "--preset base --devices 2",
+        "--preset mini --model.mixers --model.conv_dilations --variant mac",
+        "--preset tiny --variant lmm",
+        "--preset small-0.1.0",
+    ],
+)
+def test_the_command_of_a_plan_makes_the_model_that_was_planned(capsys, tmp_path, flags):
+    given = ["plan", *flags.split(), "--length", "64k", "--no_calibration", "--memory", "80GB"]
+    line = call(capsys, *given)[1].splitlines()[-1].partition(": titans-dna ")[2]
+    planned = yaml.safe_load(call(capsys, *given, "--print_config")[1])["model"]
+    words = line.replace("GENOME", "lambda").replace("DIR", str(tmp_path / "run")).split()
+    made = yaml.safe_load(call(capsys, *words, "--print_config")[1])["model"]
+    assert made == planned
 
 
 def test_the_command_of_a_plan_has_the_mixers(capsys):

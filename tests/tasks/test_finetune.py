@@ -288,6 +288,14 @@ def test_without_a_test_split_the_table_says_so(tmp_path):
         (["--epochs", "-1"], "--epochs: got -1.0, want at least 0"),
         (["--epochs", "1", "--steps", "9"], "--steps: got it with --epochs, want one of the two"),
         (["--pool", "median"], "--pool: got median"),
+        (["--bins", "9"], "--bins: got 9 with --pool auto, want --pool bins"),
+        (
+            ["--optimizer", "muon", "--tune", "frozen"],
+            "--optimizer: got muon with --tune frozen, want it with full or scratch",
+        ),
+        (["--muon_lr", "0.1"], "--muon_lr: got 0.1 with --optimizer adamw, want muon"),
+        (["--ensemble", "101"], "--ensemble: got 101, want 0 to 100"),
+        (["--margin", "-1"], "--margin: got -1, want 0 to 1048576"),
         (
             ["--baselines", "svm"],
             "--baselines: got svm, want some of majority, length, kmers, positions, cnn, orf, or none",

@@ -160,9 +160,10 @@ def command(options: PlanOptions, found: Found) -> str:
         return " ".join([*words, "--batch_size", str(settings.batch_size), "--piece", str(settings.at_once)])
     words = ["titans-dna", "pretrain", "--fasta", "GENOME", "--preset", flags.preset]
     preset = TitansConfig.preset(flags.preset).to_dict()
-    shown = "mixers" if options.config.mixers else "variant"
+    mixers = options.config.mixers
+    means_something = not mixers or "memory" in mixers
     for name, value in options.config.to_dict().items():
-        if name == shown or (name != "variant" and value != preset[name]):
+        if means_something if name == "variant" else value != preset[name]:
             values = map(str, value) if isinstance(value, list) else [str(value)]
             words += [f"--{name}" if name == "variant" else f"--model.{name}", *values]
     words += ["--context", str(settings.length), "--batch_size", str(settings.batch_size)]

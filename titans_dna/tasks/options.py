@@ -331,6 +331,8 @@ class FinetuneOptions(Options):
             raise ValueError("--annotation: got it, or --fasta, alone; want both: features and their genome")
         if bool(bases.valid_contigs) != bool(bases.test_contigs):
             raise ValueError("--valid_contigs: got it, or --test_contigs, alone; want both")
+        if tune.pool == "auto" and tune.bins != TuneOptions().bins:
+            raise ValueError(f"--bins: got {tune.bins} with --pool auto, want --pool bins")
         self._check_model()
         if self.train.steps and self.train.epochs:
             raise ValueError("--steps: got it with --epochs, want one of the two")
