@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from tests.tasks.test_finetune import FAST, done, run
 from titans_dna.cli import main
 from titans_dna.config import TitansConfig
 from titans_dna.genome.intervals import Interval
+from titans_dna.metrics import Estimate, evaluate_segments
 from titans_dna.nn.finetuned import FineTuned, Question
 from titans_dna.nn.model import TitansDNA
+from titans_dna.tasks.fit import _smooth
 from titans_dna.tasks.predict import IntervalWriter
-from titans_dna.tasks.score import score_bases, smoothed
+from titans_dna.tasks.score import score_bases, smooth_rows, smoothed
 from titans_dna.tokens.strands import reverse_complement
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
@@ -163,3 +166,37 @@ def test_specks_go_and_segments_stay():
 def test_transitions_that_are_none(transitions):
     with pytest.raises(ValueError, match=r"transitions: got .*, want 2 rows that add up to 1"):
         Question("binary", ("none", "x"), "base", transitions=transitions)
+
+
+def test_the_price_of_a_change_is_chosen_for_bases_and_segments():
+    """Specks that cost few bases but many segments go; where nothing is gained, nothing is smoothed."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(40) % 2, 100)
+
+    class Some:
+        def __init__(self, said):
+            self.said = said
+
+        def scores(self, model, split):
+            return self.said
+
+        def smoothed(self, scores, split, question):
+            return smooth_rows([scores], question)[0]
+
+        def metrics(self, scores, split):
+            return {"mcc": Estimate(float((scores.argmax(1) == truth).mean()), 0, 0)}
+
+        def loss(self, scores, split):
+            return 0.0
+
+        def segments(self, scores, split):
+            return evaluate_segments(truth, scores.argmax(1), np.zeros(len(truth)))["segment_precision_30"]
+
+    plain = Question("binary", ("none", "x"), "base")
+    for specks in (0.0, 0.03):
+        likely = np.where(rng.random(len(truth)) < specks, 0.8 - 0.6 * truth, 0.05 + 0.9 * truth)
+        examples, model = Some(np.stack([1 - likely, likely], axis=1)), SimpleNamespace(question=plain)
+        _smooth(model, examples, lambda found: found["mcc"], whole=True)
+        assert bool(model.question.transitions) is (specks > 0)
+        found = examples.smoothed(examples.said, "valid", model.question)
+        assert examples.segments(found, "valid") == 1

@@ -54,7 +54,7 @@ class Question:
     kmers_both: bool = False
     """Whether these are of both strands together."""
     transitions: tuple[tuple[float, ...], ...] = ()
-    """base: how often a base of each class is followed by one of each, rows that add up to 1; scores are then smoothed."""
+    """base: how likely a base of each class is followed by one of each, rows that add up to 1; scores are then smoothed."""
     trust: float = 1.0
     """base: the power of what the model says of a base against what its neighbours say."""
     margin: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class BaseJob:
         """See `finetune.Job`."""
         labels, known, windows = gather(self.data, self.data.test)
         runs = [evaluate_bases(labels[known], one[known], windows[known], resamples=RESAMPLES) for one in scores]
-        stretches = self._stretches()
+        stretches = stretches_of(self.data.test)
         for run, one in zip(runs, scores, strict=True):
             chosen = np.where(known, one.argmax(axis=1), 0)
             found = evaluate_segments(labels, chosen, stretches, backward=self._backward)
@@ -130,12 +131,6 @@ class BaseJob:
         """Numbers of the classes of the reverse strand."""
         other = self.data.labels.other_strand
         return [number for number, one in enumerate(other) if one < number]
-
-    def _stretches(self) -> np.ndarray:
-        """The number of the stretch of each base of the test windows; windows that touch are of one."""
-        pairs = zip(self.data.test, self.data.test[1:], strict=False)
-        new = [0, *((one.contig, one.end) != (other.contig, other.start) for one, other in pairs)]
-        return np.repeat(np.cumsum(new), [window.end - window.start for window in self.data.test])
 
     def more(self, scored: list[Scored]) -> str:
         """See `finetune.Job`: how many segments are found, and how well their ends are."""
@@ -191,6 +186,12 @@ def _split(options: BaseOptions, genome: Any) -> Split:
     return split_by_blocks(genome, valid_fraction=0.1, test_fraction=0.1, block=options.block, context=options.context)
 
 
+def stretches_of(windows: list[Window]) -> np.ndarray:
+    """The number of the stretch of sequence of each base of windows; windows that touch are of one."""
+    new = [0, *((one.contig, one.end) != (other.contig, other.start) for one, other in pairwise(windows))]
+    return np.repeat(np.cumsum(new), [window.end - window.start for window in windows])
+
+
 class BaseExamples:
     """Windows of a `LabelledGenome` for one seed; see `fit.Examples`."""
 
@@ -230,17 +231,13 @@ class BaseExamples:
         labels, known, windows = self._of(split)
         return evaluate_bases(labels[known], scores[known], windows[known], resamples=resamples)
 
-    def transitions(self) -> tuple[tuple[float, ...], ...]:
-        """How often a base of each class is followed by one of each in the training windows."""
-        classes = len(self.data.classes)
-        counts = np.full((classes, classes), 0.5)
-        for window in self.data.train:
-            _, labels, known = self.data.example(window)
-            pairs = labels[:-1].astype(np.int64) * classes + labels[1:]
-            found = np.bincount(pairs[known[:-1] & known[1:]], minlength=classes**2)
-            counts += found.reshape(classes, classes)
-        shares = counts / counts.sum(1, keepdims=True)
-        return tuple(tuple(row) for row in shares.tolist())
+    def segments(self, scores: np.ndarray, split: str) -> float:
+        """F1 of segments whose ends are within the largest tolerance; 0 where there are none."""
+        labels, known, _ = self._of(split)
+        chosen = np.where(known, scores.argmax(axis=1), 0)
+        found = evaluate_segments(labels, chosen, stretches_of(getattr(self.data, split)))
+        precision, recall = (found[f"segment_{side}_{TOLERANCES[-1]}"] for side in SIDES)
+        return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
     def smoothed(self, scores: np.ndarray, split: str, question: Question) -> np.ndarray:
         """Window by window, each alone."""

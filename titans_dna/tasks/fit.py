@@ -62,8 +62,8 @@ class Examples(Protocol):
         """Mean cross-entropy of such scores, or squared error."""
         ...
 
-    def transitions(self) -> tuple[tuple[float, ...], ...]:
-        """Of the classes of neighbouring bases in train; of a question about bases."""
+    def segments(self, scores: np.ndarray, split: str) -> float:
+        """How well such scores find whole features, 0 to 1; of a question about bases."""
         ...
 
     def smoothed(self, scores: np.ndarray, split: str, question: Question) -> np.ndarray:
@@ -146,25 +146,33 @@ def fit(
     if model.kmers is not None:
         _weigh(model.eval(), examples)
     if examples.question.unit == "base" and options.tune.smooth:
-        _smooth(model.eval(), examples, monitor)
+        _smooth(model.eval(), examples, monitor, whole=train.monitor == "metric")
     return Fitted(model.eval(), done.outcome == "diverged", done.best.row, done.best.value, done.step)
 
 
-TRUSTS = (0.02, 0.05, 0.1, 0.2, 0.4)
-"""Powers of what is said of a base: bases side by side are no independent witnesses."""
+SWITCHES, TRUSTS = (0.1, 0.01, 1e-3, 1e-4, 1e-5), (1.0, 0.3)
+"""Chances that a class ends at a base, which is what a switch costs, and powers of what is said of a base: bases side by side
+are no independent witnesses."""
 
 
-def _smooth(model: FineTuned, examples: Examples, value: Callable[[dict[str, float]], float]) -> None:
-    """Let the model smooth its answers as serves the validation split best, if any smoothing does."""
-    transitions, said = examples.transitions(), examples.scores(model, "valid")
-    tried = [dataclasses.replace(model.question, transitions=transitions, trust=trust) for trust in TRUSTS]
+def _smooth(model: FineTuned, examples: Examples, value: Callable[[dict[str, float]], float], whole: bool) -> None:
+    """Let the model smooth its answers as serves the validation split best, its bases and (whole) its segments, if any
+    smoothing does."""
+    said, classes = examples.scores(model, "valid"), model.question.outputs
+    tried = [model.question]
+    for switch in SWITCHES:
+        stay = 1 - switch - switch / (classes - 1)
+        chain = np.full((classes, classes), switch / (classes - 1)) + np.eye(classes) * stay
+        rows = tuple(tuple(row) for row in chain.tolist())
+        tried += [dataclasses.replace(model.question, transitions=rows, trust=trust) for trust in TRUSTS]
 
     def worth(question: Question) -> float:
         scores = examples.smoothed(said, "valid", question)
         found = {name: one.value for name, one in examples.metrics(scores, "valid").items()}
-        return value({"valid_loss": examples.loss(scores, "valid"), **found})
+        worth = value({"valid_loss": examples.loss(scores, "valid"), **found})
+        return worth + examples.segments(scores, "valid") if whole else worth
 
-    model.question = max([model.question, *tried], key=worth)
+    model.question = max(tried, key=worth)
 
 
 WEIGHTS = (1.0, 0.5, 0.25, 0.0)

@@ -152,8 +152,8 @@ class TuneOptions:
     )
     smooth: bool = option(
         True,
-        "Of labelled bases: smooth the answers by how the classes of neighbouring bases follow each other in train, as much as "
-        "serves the validation split, into segments in place of specks.",
+        "Of labelled bases: smooth the answers into segments in place of specks, at a price of a change of class that serves "
+        "the validation split best.",
         before=False,
     )
     margin: int = option(

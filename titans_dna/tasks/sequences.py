@@ -294,7 +294,7 @@ class SequenceExamples:
         # Regression is learned in units of the deviation.
         return loss / self.question.deviation**2
 
-    def transitions(self) -> tuple[tuple[float, ...], ...]:
+    def segments(self, scores: np.ndarray, split: str) -> float:
         """See `fit.Examples`."""
         raise AssertionError("a question about bases")
 
