@@ -261,10 +261,10 @@ def _segments(numbers: np.ndarray, stretches: np.ndarray, backward: Sequence[int
     first, last = first[inside], last[inside]
     whole = (stretches[first - 1] == stretches[first]) & (stretches[last - 1] == stretches[last])
     first, last = first[whole], last[whole]
-    turned = np.isin(numbers[first], backward)
-    return np.stack([numbers[first], np.where(turned, last, first), np.where(turned, first, last)], axis=1).astype(
-        np.int64
-    )
+    kinds = numbers[first].astype(np.int64)
+    apart = stretches[first] * (max(TOLERANCES) + 1)  # so that ends in two stretches are never near
+    first, last, turned = first + apart, last + apart, np.isin(kinds, backward)
+    return np.stack([kinds, np.where(turned, last, first), np.where(turned, first, last)], axis=1)
 
 
 def _matched(true: np.ndarray, said: np.ndarray, within: int) -> int:

@@ -16,7 +16,7 @@ def runs(numbers, stretches):
         if i == len(numbers) or (numbers[i], stretches[i]) != (numbers[start], stretches[start]):
             whole = start > 0 and i < len(numbers) and stretches[start - 1] == stretches[start] == stretches[i]
             if numbers[start] and whole:
-                found.append((numbers[start], start, i))
+                found.append((numbers[start], start, i, stretches[start]))
             start = i
     return found
 
@@ -48,7 +48,7 @@ def test_as_many_are_found_as_can_be_paired(seed):
                 near = [abs(one[1] - other[1]) <= within, abs(one[2] - other[2]) <= within]
                 near = near[::-1] if one[0] in backward else near
                 chosen = {"segment": all(near), "start": near[0], "end": near[1]}
-                return one[0] == other[0] and chosen[what]
+                return (one[0], one[3]) == (other[0], other[3]) and chosen[what]
 
             matched = pairs(true, said, fits)
             assert found[f"{what}_precision_{within}"] == matched / len(said)

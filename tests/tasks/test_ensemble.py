@@ -12,6 +12,7 @@ import titans_dna
 from tests.tasks.rows import write_splits
 from tests.tasks.test_finetune import FAST, done, predictions, pretrained, run
 from titans_dna.checkpoint import load, save
+from titans_dna.cli import main
 from titans_dna.nn.finetuned import Batch
 from titans_dna.reading.stream import padded
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
@@ -19,13 +20,16 @@ from titans_dna.tokens.vocabulary import NucleotideTokenizer
 __all__ = ["pretrained"]
 
 
-def test_an_ensemble_answers_with_the_mean_of_its_seeds(tmp_path, pretrained):
+def test_an_ensemble_answers_with_the_mean_of_its_seeds(tmp_path, pretrained, capsys):
     """Whatever way it is asked, and after a run that was stopped between two seeds; Muon on the way."""
     data, out = write_splits(tmp_path / "data", train=40, test=8), tmp_path / "run"
     options = ["--model", pretrained, "--data", data, *FAST, "--epochs", 2, "--rc", "false", "--optimizer", "muon",
                "--out", out]  # fmt: skip
     status, _, errors = run(*options, "--seeds", 2, "--ensemble", 3)
-    assert (status, errors) == (2, "titans-dna: error: --ensemble: got it with --seeds, want one of the two\n")
+    assert (status, errors) == (
+        2,
+        "titans-dna: error: --ensemble: got 3 with --seeds 2, want --seeds 1 or --ensemble 0\n",
+    )
     assert "| Titans (ours), ensemble | 1 |" in done(*options, "--ensemble", 3)
     model, each = load(out), [load(out / f"seed-{seed}") for seed in range(3)]
     assert [len(one.members) for one in (model, *each)] == [3, 1, 1, 1]
@@ -46,6 +50,19 @@ def test_an_ensemble_answers_with_the_mean_of_its_seeds(tmp_path, pretrained):
     state = titans_dna.remember(model.backbone, "ACGT" * 20)
     with pytest.raises(ValueError, match="state: got one for 3 models whose mean is the answer, want None"):
         titans_dna.predict(model, sequences, state=state)
+    titans_dna.save_state(tmp_path / "a.state", state.state, model.backbone)
+    (tmp_path / "s.fa").write_text(">s\nACGTACGT\n")
+    given = f"--state {tmp_path / 'a.state'} --out {tmp_path}"
+    for line, flag in (
+        (f"predict --model {out} --fasta {tmp_path / 's.fa'} {given}/p.csv", "--state"),
+        (f"evaluate --model {out} --data {data / 'test.csv'} {given}/e", "--state"),
+        (f"remember --model {out} --fasta {tmp_path / 's.fa'} --out {tmp_path}/b.state", "--model"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(line.split())
+        assert ended.value.code == 2
+        assert f"titans-dna: error: {flag}: {out} is 3 models" in capsys.readouterr().err
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith((".partial", ".csv", "b.state"))]
     weights = load_file(out / "finetuned.safetensors")
     last = load_file(out / "seed-2" / "finetuned.safetensors")["head.output.weight"]
     assert torch.equal(weights["others.1.head.output.weight"], last)

@@ -296,6 +296,7 @@ def test_without_a_test_split_the_table_says_so(tmp_path):
         (["--muon_lr", "0.1"], "--muon_lr: got 0.1 with --optimizer adamw, want muon"),
         (["--ensemble", "101"], "--ensemble: got 101, want 0 to 100"),
         (["--margin", "-1"], "--margin: got -1, want 0 to 1048576"),
+        (["--margin", "9"], "--margin: got 9 without --annotation, which it belongs to"),
         (
             ["--baselines", "svm"],
             "--baselines: got svm, want some of majority, length, kmers, positions, cnn, orf, or none",

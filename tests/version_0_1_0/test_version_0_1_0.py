@@ -4,14 +4,20 @@
 short runs agree to 1e-5 on all CPUs; what is bit for bit on one machine, `make.py --exact` compares.
 """
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.version_0_1_0.cases import CASES, EXPECTED, FINETUNED, MODELS, bits, call, cells, size, unpack
 from tests.version_0_1_0.cases import transformers_numbers as numbers_of_transformers
-from titans_dna.tasks.options import FinetuneOptions
+from titans_dna.config import TitansConfig
+from titans_dna.tasks.finetune import _fingerprint
+from titans_dna.tasks.options import FinetuneOptions, FinetuneRunOptions, LabelOptions, TrainOptions, TuneOptions
+from titans_dna.tasks.use_options import BenchmarkOptions
 
 WANTED = json.loads(EXPECTED.read_text())
 SCORE = 1.0
@@ -38,7 +44,22 @@ def test_a_preset_of_then_has_another_name_today():
     """A fine-tuning from scratch that was begun then goes on with the model that it began with."""
     for name, today in (("mini", "mini-0.1.0"), ("tiny", "tiny"), (None, None), ("m.yaml", "m.yaml")):
         assert FinetuneOptions.upgraded({"preset": name})["preset"] == today
+        assert BenchmarkOptions.upgraded({"preset": name})["preset"] == today
         assert FinetuneOptions.upgraded({"preset": name, "kmers": True})["preset"] == name
+
+
+def test_a_model_from_scratch_has_the_fingerprint_of_then(tmp_path):
+    """Which an unfinished run has in its data.json."""
+    wanted = {"mini-0.1.0": "57f6ed19", "tiny": None}
+    for name, digits in wanted.items():
+        options = FinetuneOptions(LabelOptions(("d",)), TuneOptions(preset=name), TrainOptions(), FinetuneRunOptions())
+        config = TitansConfig.preset(name, vocab_size=12)
+        old = [field for field in dataclasses.fields(config) if field.name in config.identity()]
+        shape = ", ".join(f"{one.name}={getattr(config, one.name)!r}" for one in old)
+        digest = hashlib.blake2b(f"TitansConfig({shape})".encode(), digest_size=16).hexdigest()
+        found = _fingerprint(options, SimpleNamespace(config=config))
+        assert found == digest
+        assert digits is None or found.startswith(digits)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,8 +1,8 @@
 """What a per-base model has to beat: each a function of (data, seed) that gives probabilities for the test windows.
 
 Scores are float32 [bases, classes], the bases of `data.test` in order, those of unknown letters included. Everything is
-fitted on the training intervals and chosen on validation windows; a baseline sees of a test window what a model would:
-its bases, and none beyond its ends.
+fitted on the training intervals and chosen on validation windows; a baseline sees of a test window its bases, and none
+beyond its ends.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def on_gpu(calibration: Calibration) -> Calibration:
 
 
 def bytes_a_parameter(mode: str) -> int:
-    """Weight and gradient, two moments of AdamW, and in pieces the gradient of one piece beside that of the window."""
+    """Weight and gradient, two moments (Muon has one), and in pieces the gradient of one piece beside that of the window."""
     return {"read": 4, "whole": 16, "whole-again": 16}.get(mode, 20)
 
 

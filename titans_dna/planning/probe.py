@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from titans_dna.config import TitansConfig
 from titans_dna.nn.model import TitansDNA, map_state
 from titans_dna.run.device import process_peak
-from titans_dna.train.learner import adamw
+from titans_dna.train.learner import muon_adamw
 from titans_dna.train.loss import LossSums, loss_sums
 from titans_dna.train.piecewise import piecewise_loss
 
@@ -183,7 +183,7 @@ class _Step:
         self.model.activation_checkpointing = mode in ("again", "whole-again")
         self.optimiser = None
         if mode != "read":
-            self.optimiser = adamw(self.model, 0.1, (0.9, 0.95))
+            self.optimiser = muon_adamw(self.model, 0.1, (0.9, 0.95), relative=5.0)
 
     def warm(self) -> None:
         for _ in range(2):

@@ -131,7 +131,7 @@ def as_text(options: PlanOptions, calibration: Calibration, found: Found, memory
     ]
     notes = {
         "process": "the process and its libraries",
-        "parameters": "weights" if read else "weights, gradients, AdamW's moments",
+        "parameters": "weights" if read else "weights, gradients, moments",
         "activations": f"activations of {'a window' if settings.at_once == settings.length else 'a piece'}",
         "states": "the state" if read else f"states at {settings.borders:,} borders",
         "ids": "token ids" if read else "token ids and loss weights",

@@ -133,6 +133,8 @@ def remember_files(options: RememberOptions, resume: bool = False) -> Result:
 def open_reader(source: str, accelerator: str = "cpu", threads: int = 0) -> tuple[TitansDNA, bool]:
     """The model of a directory or hub id, fine-tuned or not, and whether its head predicts bases."""
     model = open_model(source, None, accelerator, threads)
+    if isinstance(model, FineTuned) and model.others:
+        raise ValueError(f"--model: {source} is {len(model.members)} models, want one, as in its {source}/seed-0")
     return (model.backbone, False) if isinstance(model, FineTuned) else (model, True)
 
 

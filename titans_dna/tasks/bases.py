@@ -121,7 +121,7 @@ class BaseJob:
         runs = [evaluate_bases(labels[known], one[known], windows[known], resamples=RESAMPLES) for one in scores]
         stretches = stretches_of(self.data.test)
         for run, one in zip(runs, scores, strict=True):
-            chosen = np.where(known, one.argmax(axis=1), 0)
+            chosen = np.where(known, one.argmax(axis=1), labels)
             found = evaluate_segments(labels, chosen, stretches, backward=self._backward)
             run |= {metric: Estimate(value, math.nan, math.nan) for metric, value in found.items()}
         return Scored(name, seeds, runs, [])
@@ -234,7 +234,7 @@ class BaseExamples:
     def segments(self, scores: np.ndarray, split: str) -> float:
         """F1 of segments whose ends are within the largest tolerance; 0 where there are none."""
         labels, known, _ = self._of(split)
-        chosen = np.where(known, scores.argmax(axis=1), 0)
+        chosen = np.where(known, scores.argmax(axis=1), labels)
         found = evaluate_segments(labels, chosen, stretches_of(getattr(self.data, split)))
         precision, recall = (found[f"segment_{side}_{TOLERANCES[-1]}"] for side in SIDES)
         return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0

@@ -22,7 +22,7 @@ from titans_dna.run.directory import RunDirectory
 from titans_dna.run.progress import Progress
 from titans_dna.run.sealed import digest_of, read_array, write_array
 from titans_dna.tasks.results import OURS, table, write_results
-from titans_dna.tasks.score import score_all, score_batches, score_groups, score_shape
+from titans_dna.tasks.score import check_one, score_all, score_batches, score_groups, score_shape
 from titans_dna.tasks.sequences import score_rows, write_pictures
 from titans_dna.tasks.use_options import EvaluateOptions, RowOptions, ScoringOptions
 
@@ -105,6 +105,8 @@ def evaluate_files(options: EvaluateOptions, *, resume: bool = False) -> Evaluat
                 f"--model: {rows.model} has an answer for each base, and titans-dna evaluate takes a model with one answer "
                 "for each sequence"
             )
+        if rows.state is not None:
+            check_one(model, rows.model)
         paths = rows.data[0] if len(rows.data) == 1 else rows.data
         columns = (rows.sequence_column, rows.label_column, rows.split_column, rows.name_column)
         part, data = _read(model, paths, rows.split, rows.root, columns, rows.min_length)

@@ -154,7 +154,8 @@ def _fingerprint(options: FinetuneOptions, backbone: TitansDNA) -> str:
     """Of what training starts from: weights, or the shape of a model from scratch."""
     if options.tune.preset is None:
         return weights_fingerprint(backbone)
-    return hashlib.blake2b(repr(backbone.config).encode(), digest_size=16).hexdigest()
+    shape = ", ".join(f"{name}={value!r}" for name, value in backbone.config.identity().items())
+    return hashlib.blake2b(f"TitansConfig({shape})".encode(), digest_size=16).hexdigest()
 
 
 def _backbone(options: FinetuneOptions) -> TitansDNA:

@@ -321,6 +321,8 @@ class FinetuneOptions(Options):
             )
         if not bases.annotation and (extra := _changed(bases, "annotation", "fasta")):
             raise ValueError(f"--{extra}: got it without --annotation, which it belongs to")
+        if not bases.annotation and tune.margin not in (0, TuneOptions().margin):
+            raise ValueError(f"--margin: got {tune.margin} without --annotation, which it belongs to")
         if bases.annotation and (extra := _changed(labels, "data")):
             raise ValueError(f"--{extra}: got it with --annotation, want it with --data")
         if bases.annotation and (tune.pool not in ("auto", "mean") or tune.mutate):
@@ -337,7 +339,9 @@ class FinetuneOptions(Options):
         if self.train.steps and self.train.epochs:
             raise ValueError("--steps: got it with --epochs, want one of the two")
         if self.train.ensemble and self.train.seeds > 1:
-            raise ValueError("--ensemble: got it with --seeds, want one of the two")
+            raise ValueError(
+                f"--ensemble: got {self.train.ensemble} with --seeds {self.train.seeds}, want --seeds 1 or --ensemble 0"
+            )
         named = self.run.baselines
         if not {*named} <= {*BASELINES, "none"} or ("none" in named and len(named) > 1):
             raise ValueError(f"--baselines: got {' '.join(named)}, want some of {', '.join(BASELINES)}, or none")

@@ -19,7 +19,7 @@ from titans_dna.reading.source import GenomeSource, Record, genome_source
 from titans_dna.reading.table import PLACES, PREDICTIONS, Block, Kinds, check_format, record_places, write_table
 from titans_dna.run.files import replacing
 from titans_dna.run.progress import Progress
-from titans_dna.tasks.score import Windows, answers, score_batches, score_groups, score_shape, score_windows
+from titans_dna.tasks.score import Windows, answers, check_one, score_batches, score_groups, score_shape, score_windows
 from titans_dna.tasks.use_options import PredictOptions
 from titans_dna.tokens.vocabulary import base_digits
 
@@ -46,6 +46,8 @@ def predict_files(options: PredictOptions, resume: bool = False) -> Predicted:
     inputs = [*files.fasta, files.bed, files.state]
     with Unfinished("predict", [out], inputs, overwrite=files.overwrite, resume=resume) as kept:
         model = open_model(files.model, FineTuned, scoring.accelerator, scoring.threads)
+        if files.state is not None:
+            check_one(model, files.model)
         if model.question.unit == "sequence":
             check_format(out, PREDICTIONS)
             return Predicted(out, _predict_sequences(model, options, kept))

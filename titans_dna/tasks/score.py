@@ -63,6 +63,12 @@ def predict(
     return [np.concatenate(parts) for parts in found]
 
 
+def check_one(model: FineTuned, source: str) -> None:
+    """ValueError for an ensemble, whose members would need a state each."""
+    if model.others:
+        raise ValueError(f"--state: {source} is {len(model.members)} models, which need a state each; want it left out")
+
+
 def answers(question: Question, scores: np.ndarray) -> list[str] | list[float]:
     """What scores of sequences amount to: the likeliest class, the classes of 0.5 and more joined by `;`, or the value."""
     if question.task == "regression":

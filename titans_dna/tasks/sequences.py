@@ -88,7 +88,7 @@ class SequenceJob:
     def prepare(self, tokenizer: Tokenizer) -> None:
         """See `finetune.Job`: which pool it is, and k-mers, of single bases alone."""
         tune = self.options.tune
-        if tune.pool == "auto" and self._placed is None:
+        if tune.pool == "auto" and self._placed is None and isinstance(tokenizer, NucleotideTokenizer):
             self._placed = places_tell(self.data)
             if self._placed:
                 say("pool: every base side by side, since single positions foretell the validation rows")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from titans_dna.reading.options import bed_option, fasta_option, model_option, out_option, state_option
 from titans_dna.run.options import (
@@ -165,6 +165,11 @@ class BenchmarkOptions(Options):
     tune: TuneOptions = group(TuneOptions)
     train: TrainOptions = group(TrainOptions)
     run: SuiteRunOptions = group(SuiteRunOptions, free=True)
+
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """As `FinetuneOptions` has it."""
+        return FinetuneOptions.upgraded(saved)
 
     def check(self) -> None:
         """ValueError as `FinetuneOptions` has it for the run of each set."""

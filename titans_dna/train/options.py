@@ -55,7 +55,9 @@ class PresetOptions(Options):
 def preset_option() -> Any:
     """The field `preset: str` of such options."""
     return option(
-        "small", "tiny (tests), mini (0.12 M parameters), small (0.5 M), base (7 M), large (170 M) or xl (400 M)."
+        "small",
+        "tiny (tests), mini (0.28 M parameters), small (0.7 M), base (5 M), large (170 M) or xl (400 M); mini-0.1.0, "
+        "small-0.1.0 and base-0.1.0 are those of that version.",
     )
 
 
