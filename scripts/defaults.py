@@ -10,7 +10,6 @@ base on the held-out blocks, and CPU seconds of the whole command, start, valida
 from __future__ import annotations
 
 import argparse
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -24,29 +23,19 @@ OLD = "--optimizer adamw --lr 0.002 --batch_size 8"
 ROWS = {
     "as it is": "",
     "version 0.1.0, lmm": f"--preset {{}}-0.1.0 --variant lmm {OLD}",
-    "version 0.1.0, mac": f"--preset {{}}-0.1.0 --variant mac {OLD}",
-    "version 0.1.0, lmm, lr 0.004, batch 4": "--preset {}-0.1.0 --variant lmm --optimizer adamw --lr 0.004 --batch_size 4",
-    "mac": "--variant mac",
     "mag": "--variant mag",
     "lr 0.002": "--lr 0.002",
     "lr 0.008": "--lr 0.008",
     "muon_lr 0.01": "--muon_lr 0.01",
     "muon_lr 0.04": "--muon_lr 0.04",
     "batch 2": "--batch_size 2",
-    "batch 4": "--batch_size 4",
     "batch 8": "--batch_size 8",
     "context 512, batch 8": "--context 512 --batch_size 8",
     "context 2048, batch 2": "--context 2048 --batch_size 2",
-    "context 4096, batch 1": "--context 4096 --batch_size 1",
-    "chunk 64": "--model.chunk 64",
-    "chunk 16": "--model.chunk 16",
     "no look-ups": "--model.kmers",
     "look-ups 6 and 9": "--model.kmers 6 9 --model.kmer_width 8 --model.kmer_slots 262144",
     "look-ups 8 and 11": "--model.kmers 8 11 --model.kmer_width 8 --model.kmer_slots 4194304",
     "no memory": "--model.mixers conv conv conv conv --model.conv_dilations 1 4 16 64",
-    "chunk 16 of a linear memory": "--model.memory_depth 1 --model.chunk 16",
-    "linear memory": "--model.memory_depth 1",
-    "one memory block": "--model.mixers conv conv conv conv conv memory --model.conv_dilations 1 4 16 64 1",
 }
 
 
@@ -60,18 +49,17 @@ def main() -> None:
     parser.add_argument("--bases", type=float, default=0, help="of training, in place of the seconds")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=["as it is", "version 0.1.0, lmm"])
     chosen = parser.parse_args()
+    of_a_step = argparse.ArgumentParser(allow_abbrev=False)
+    of_a_step.add_argument("--batch_size", type=int, default=OptimiserOptions().batch_size)
+    of_a_step.add_argument("--context", type=int, default=DataOptions().context)
     print("| preset | settings | steps | bases | bits | CPU s |\n|---|---|---|---|---|---|")
     for name in chosen.only:
         flags = ["--preset", chosen.preset, *ROWS[name].format(chosen.preset).split()]
         flags += ["--fasta", *chosen.fasta, "--valid_bases", "131072"]
         place = chosen.work / chosen.preset / "".join(one if one.isalnum() else "-" for one in name)
         bases = chosen.bases or chosen.seconds * speed(flags, place.with_name(place.name + "-short"))
-        words = " ".join(flags).split()
-        found = {
-            name: [int(one) for word, one in pairwise(words) if word == f"--{name}"]
-            for name in ("batch_size", "context")
-        }
-        step = [*found["batch_size"], OptimiserOptions().batch_size][0] * [*found["context"], DataOptions().context][0]
+        sizes, _ = of_a_step.parse_known_args(flags)
+        step = sizes.batch_size * sizes.context
         steps = max(20, round(bases / step))
         # Warm-up is a fortieth of the run, as in configs/pretrain.
         bits, seconds = run([*flags, "--steps", str(steps), "--warmup", str(max(5, steps // 40))], place)

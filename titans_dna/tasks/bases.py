@@ -134,12 +134,12 @@ class BaseJob:
 
     def more(self, scored: list[Scored]) -> str:
         """See `finetune.Job`: how many segments are found, and how well their ends are."""
-        names = [
-            f"{what}_{one}_{within}" for within in TOLERANCES for what in ("segment", "start", "end") for one in SIDES
-        ]
-        heads = ["model", *(name.replace("_", " ") for name in names)]
+        names = [f"{what}_{one}" for what in ("segment", "start", "end") for one in SIDES]
+        heads = ["model", "within, bases", *(name.replace("_", " ") for name in names)]
         rows = [
-            [one.name, *(summary([{name: run[name]} for run in one.all], name) for name in names)] for one in scored
+            [one.name, str(within), *(summary(one.all, f"{name}_{within}") for name in names)]
+            for one in scored
+            for within in TOLERANCES
         ]
         return (
             "\nSegments are runs of bases of one class. Precision: the share of those that are predicted whose start, end, or "

@@ -251,7 +251,7 @@ def _report(
         job.write(directory, best.scores)
         which = f"The model in this directory is that of {best.place.name}, the best on the validation split."
     diverged = tuple(int(one.place.name.removeprefix("seed-")) for one in ours if one.values["diverged"])
-    about = {**about, "best": best.place.name, "split": job.split}
+    about = {**about, "best": "ensemble" if together else best.place.name, "split": job.split}
     write_results(directory, job.question.task, scored, about, _notes(job, which) + job.more(scored))
     return FinetuneResult(directory, diverged, table(job.question.task, scored))
 
