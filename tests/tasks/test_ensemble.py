@@ -13,7 +13,9 @@ from tests.tasks.rows import write_splits
 from tests.tasks.test_finetune import FAST, done, predictions, pretrained, run
 from titans_dna.checkpoint import load, save
 from titans_dna.cli import main
-from titans_dna.nn.finetuned import Batch
+from titans_dna.config import TitansConfig
+from titans_dna.nn.finetuned import Batch, FineTuned, Question
+from titans_dna.nn.model import TitansDNA
 from titans_dna.reading.stream import padded
 from titans_dna.tokens.vocabulary import NucleotideTokenizer
 
@@ -85,3 +87,23 @@ def test_an_ensemble_labels_bases_with_the_mean_of_its_seeds(tmp_path, pretraine
     model, each = load(out), [load(out / f"seed-{seed}") for seed in range(2)]
     wanted = np.mean([titans_dna.predict(one, [letters[:900]])[0] for one in each], axis=0)
     assert np.array_equal(titans_dna.predict(model, [letters[:900]])[0], wanted)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_the_answer_to_other_questions_is_the_mean_too(task):
+    """A regression's members have learned in units of their own."""
+    torch.manual_seed(0)
+    classes = ("x", "y", "z") if task == "multilabel" else ()
+    members = []
+    for number in range(3):
+        question = Question(task, classes, both_strands=False, mean=float(number), deviation=1.0 + number)
+        model = FineTuned(TitansDNA(TitansConfig.preset("tiny", variant="lmm")), question, NucleotideTokenizer())
+        torch.nn.init.normal_(model.head.output.weight)
+        members.append(model.double().eval())
+    first = members[0]
+    ids, widths = padded([b"ACGTTGCA" * 5, b"TTGACA"], NucleotideTokenizer())
+    batch = Batch(ids, widths, torch.zeros(2))
+    with torch.inference_mode():
+        wanted = np.mean([one.scores(one(batch)) for one in members], axis=0)
+        first.others = torch.nn.ModuleList(members[1:])
+        np.testing.assert_allclose(first.scores(first(batch)), wanted, rtol=1e-9)
