@@ -11,8 +11,7 @@ for name in preset_names():
         config = TitansConfig.preset(name, variant=variant)
         with torch.device("meta"):
             count = TitansDNA(config).parameter_count() / 1e6
-        hidden = [config.head_width * config.memory_expansion] * (config.memory_depth - 1)
-        memory = " → ".join(map(str, (config.head_width, *hidden, config.head_width)))
+        memory = " → ".join(map(str, config.memory_widths))
         print(
             f"| {name} | {variant} | {count:.2f} M | {config.width} | {config.layers} | {config.heads} | {memory} "
             f"| {config.chunk} |"

@@ -55,6 +55,13 @@ def test_yaml_round_trip(tmp_path):
         ({"kmers": [6], "vocab_size": 4096}, "kmers: got them with 4096 token ids, want single nucleotides"),
         ({"counts": [25]}, "counts: got .25., want a list of whole numbers from 1 to 24"),
         ({"counts": [6], "vocab_size": 4096}, "counts: got them with 4096 token ids, want single nucleotides"),
+        ({"key_map": "relu"}, "key_map: got 'relu', want one of silu, cosine"),
+        ({"key_width": -1}, "key_width: got -1, want at least 0"),
+        ({"key_windows": [4]}, "key_windows: got 4 with convolution 4, want at most 3"),
+        ({"key_windows": [2], "convolution": 0}, "key_windows: got 2 with convolution 0, want at most 0"),
+        ({"gate_context": True, "convolution": 0}, "gate_context: got true with convolution 0"),
+        ({"gate_speed": 0.0}, "gate_speed: got 0.0, want above 0"),
+        ({"half_life": -1}, "half_life: got -1, want at least 0"),
         ({"kmer_slots": 1000}, "kmer_slots: got 1000, want a power of two"),
         ({"widht": 4}, "unknown key 'widht', want one of variant, mixers, vocab_size"),
     ],
@@ -103,6 +110,9 @@ SIZES += [
         dict(stem=9),
         dict(kmers=[1, 4, 7, 31], kmer_width=5, kmer_slots=1024, mixers=["conv", "lmm"], conv_dilations=[9]),
         dict(counts=[1, 12, 24], stem=2),
+        dict(key_width=24, memory_depth=2),
+        dict(key_width=40, key_map="cosine", memory_depth=1, gate_context=True, gate_speed=3.0),
+        dict(key_map="cosine", attention_residual=True, forget_on_write=True, gates="chunk"),
     )
 ]
 SIZES += [TitansConfig.preset(preset, variant="mac").to_dict() for preset in ("tiny", "small", "base")]

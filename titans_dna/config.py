@@ -13,7 +13,12 @@ import yaml
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
 MIXERS = ("conv", "memory", *VARIANTS)
-_LATER = ("mixers", "conv_taps", "conv_dilations", "stem", "kmers", "kmer_width", "kmer_slots", "counts")
+KEY_MAPS = ("silu", "cosine")
+_LATER = (
+    *("mixers", "conv_taps", "conv_dilations", "stem", "kmers", "kmer_width", "kmer_slots", "counts"),
+    *("key_width", "key_map", "key_windows", "gate_context", "gate_speed", "half_life", "forget_on_write"),
+    "attention_residual",
+)
 """Fields that version 0.1.0 lacked."""
 MIXED = 64
 """Hidden width of what gates the votes of counts."""
@@ -62,6 +67,23 @@ class TitansConfig:
     """False drops the weight decay of the memory: alpha = 0 (ablation)."""
     convolution: int = 4
     """Width of the causal depthwise convolution on the memory's q, k and v; 0 leaves it out (ablation)."""
+    key_width: int = 0
+    """Width of a head's keys and queries in the memory; 0: the head width. A linear memory tells about as many keys apart."""
+    key_map: str = "silu"
+    """What makes keys and queries, before they get unit length: silu, of a projection (the paper); or cosine, random Fourier
+    features of it (Rahimi and Recht 2007), cos(U x + φ) with learned U and φ, which tell more keys apart in the same width."""
+    key_windows: tuple[int, ...] = ()
+    """Tokens that keys and queries begin by seeing, one number for each of as many groups of channels; none: all that the
+    convolution reaches."""
+    gate_context: bool = False
+    """Gates see the convolution of the input too, not their token alone."""
+    gate_speed: float = 1.0
+    """How many times faster than its weights say the gate of the inner learning rate theta learns."""
+    half_life: int = 0
+    """Tokens in which half of the memory is forgotten at the start of training, of tokens that are written where
+    `forget_on_write`; 0: from 760 to 15,000, by head."""
+    forget_on_write: bool = False
+    """Forget in proportion to writing: alpha is its own gate times theta over its largest."""
     conv_taps: int = 16
     """Width of the causal depthwise convolution that mixes the tokens of a conv block."""
     conv_dilations: tuple[int, ...] = ()
@@ -81,6 +103,9 @@ class TitansConfig:
     nothing was ever seen."""
     attention: bool = True
     """False leaves the attention out of mac, mag and mal (ablation); lmm never has any."""
+    attention_residual: bool = False
+    """What attention gives is added to what it was given: of mac before the memory takes it (y = x + attention, eq. 23), of
+    mal at the end; else the token itself is lost in near-uniform attention."""
     persistent: int = 8
     """Learned, input-independent tokens of mac, mag and mal; 0 leaves them out (ablation); lmm has none."""
     segment: int = 128
@@ -113,7 +138,7 @@ class TitansConfig:
                 object.__setattr__(self, name, float(value))
             elif type(value) is not kind:
                 raise ValueError(f"{name}: got {value!r}, want {kind.__name__}")
-        for name, choices in (("variant", VARIANTS), ("read", READS), ("gates", GATES)):
+        for name, choices in (("variant", VARIANTS), ("read", READS), ("gates", GATES), ("key_map", KEY_MAPS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, want one of {', '.join(choices)}")
         for name, low in _MINIMUM.items():
@@ -138,8 +163,14 @@ class TitansConfig:
         if self.restart and (self.restart % self.chunk or remembering < 2):
             wanted = f"a multiple of chunk ({self.chunk}), with at least 2 layers" + " of memory" * bool(self.mixers)
             raise ValueError(f"restart: got {self.restart} with {remembering} layer(s), want 0 or {wanted}")
-        if not self.theta_max > 0:
-            raise ValueError(f"theta_max: got {self.theta_max}, want above 0")
+        for name in ("theta_max", "gate_speed"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want above 0")
+        if self.gate_context and not self.convolution:
+            raise ValueError("gate_context: got true with convolution 0, want a convolution that gates can see")
+        if self.key_windows and max(self.key_windows) >= max(self.convolution, 1):
+            got, most = max(self.key_windows), self.convolution - 1
+            raise ValueError(f"key_windows: got {got} with convolution {self.convolution}, want at most {max(most, 0)}")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -158,6 +189,17 @@ class TitansConfig:
     def head_width(self) -> int:
         """Width of one head, D."""
         return self.width // self.heads
+
+    @property
+    def memory_widths(self) -> list[int]:
+        """Of the memory MLP of a head, from keys to values."""
+        hidden = [self.head_width * self.memory_expansion] * (self.memory_depth - 1)
+        return [self.key_width or self.head_width, *hidden, self.head_width]
+
+    @property
+    def projected(self) -> int:
+        """Width of what queries, and keys, are made of, all heads together."""
+        return self.heads * (self.memory_widths[0] if self.key_map == "silu" else self.head_width)
 
     @property
     def ffn_hidden(self) -> int:
@@ -184,15 +226,17 @@ class TitansConfig:
         frame = 2 * width + 3 * width * self.ffn_hidden
         if kind == "conv":
             return frame + 3 * square + self.conv_taps * width
-        hidden = self.head_width * self.memory_expansion
-        widths = [self.head_width, *[hidden] * (self.memory_depth - 1), self.head_width]
-        initial = self.heads * sum(i * j for i, j in pairwise(widths))
+        initial = self.heads * sum(i * j for i, j in pairwise(self.memory_widths))
         gates = (width + 1) * self.heads * (1 + self.momentum + self.forgetting)
-        memory = 5 * square + 3 * taps * width + gates + 2 * width + initial
+        asked, features = self.projected, 0  # of queries, and of keys
+        if self.key_map == "cosine":
+            features = self.heads * self.memory_widths[0] * (self.head_width + 1)
+        channels = 2 * asked + width * (1 + self.gate_context)
+        memory = 3 * square + 2 * asked * width + taps * channels + features + gates + 2 * width + initial
         attention = 0
         if self.attention and kind != "lmm":
             attention = {
-                "mac": 6 * square + taps * width + 4 * width,  # with the reader of the memory
+                "mac": 5 * square + (width + taps) * asked + 4 * width,  # with the reader of the memory
                 "mag": 4 * square + 2 * width,
                 "mal": 4 * square + width,
             }[kind]
@@ -285,7 +329,7 @@ def _numbers(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or not all(type(one) is int and low <= one <= high for one in value):
         got = list(value) if isinstance(value, tuple) else value
         raise ValueError(f"{name}: got {got!r}, want a list of whole numbers from {low} to {high:,}")
-    if name != "conv_dilations" and len(set(value)) < len(value):
+    if name in ("kmers", "counts") and len(set(value)) < len(value):
         raise ValueError(f"{name}: got {list(value)}, want each of them once")
     return tuple(value)
 
@@ -318,7 +362,7 @@ def read_yaml(text: str) -> Any:
         raise yaml.YAMLError("is nested beyond all measure") from None
 
 
-_NUMBERS = {"conv_dilations": (1, 2**20), "kmers": (1, 31), "counts": (1, 24)}
+_NUMBERS = {"conv_dilations": (1, 2**20), "key_windows": (1, 64), "kmers": (1, 31), "counts": (1, 24)}
 """Lists of whole numbers, and the least and the most that one may be."""
 _MINIMUM = {
     "vocab_size": 1,
@@ -330,6 +374,8 @@ _MINIMUM = {
     "memory_expansion": 1,
     "chunk": 1,
     "convolution": 0,
+    "key_width": 0,
+    "half_life": 0,
     "conv_taps": 1,
     "stem": 0,
     "kmer_width": 1,

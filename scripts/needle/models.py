@@ -18,30 +18,47 @@ from transformer import Transformer
 NeedleModel = TitansDNA | Transformer
 WINDOW = 128
 """Tokens of the sliding windows, of MAC's segment, and of transformer-window."""
-THETA_MAX = 4.0
-"""Bound of the inner learning rate, above the usual 1: a pair stands in the text once, and at 1 it is written so faintly
-that the task is learned several times slower. At the start, at half of this, a chunk's step on one key is just 1."""
-FORGET_BIAS = -14.0
-"""Bias of the forget gates at the start, half forgotten in 800,000 bases: training at 1,000 teaches a gate little about
-what to keep for a million. lmm-quick has the package's own start, half forgotten in 760 with one head."""
+TAPS, WINDOWS = 13, (5, 6, 8, 12)
+"""Tokens that the memory's convolution reaches over, a whole pair; and what the groups of its keys begin by seeing."""
 NEVER = -1e4
 """A gate's bias that no input outweighs: its sigmoid is nought, and so is its gradient."""
+PRICE = 0.01
+"""Of writing, from a third of the steps on, in nats for each unit of ln theta above a millionth."""
+REMEMBERING: dict[str, Any] = {
+    "memory_depth": 1,
+    "key_width": 256,
+    "key_map": "cosine",
+    "key_windows": WINDOWS,
+    "gate_context": True,
+    "gate_speed": 5.0,
+    "forget_on_write": True,
+    "half_life": 833_600,
+    "attention_residual": True,
+    "theta_max": 4.0,
+}
+"""What makes a memory remember. theta_max is above the usual 1: a pair stands in the text once, and at 1 it is written so
+faintly that the task is learned several times slower; at the start, at half of 4, a chunk's step on one key is just 1."""
 CHANGES: dict[str, dict[str, Any]] = {
     "lmm": {},
     "mac": {},
     "mag": {},
     "mal": {},
+    "lmm-token-gates": {"gate_context": False},
+    "lmm-silu-keys": {"key_map": "silu", "key_width": 0},
+    "lmm-no-price": {},
     "lmm-no-momentum": {"momentum": False},
-    "lmm-no-forgetting": {"forgetting": False},
-    "lmm-linear": {"memory_depth": 1},
-    "lmm-quick": {},
-    "lmm-no-memory": {"forgetting": False},
+    "lmm-no-forgetting": {"forgetting": False, "forget_on_write": False},
+    "lmm-deep": {"memory_depth": 2},
+    "lmm-no-memory": {"forgetting": False, "forget_on_write": False},
 }
-"""Fields of the configuration, beside the variant, by name of a Titans model.
+"""Fields of the configuration, beside the variant and `REMEMBERING`, by name of a Titans model.
 
 lmm-no-memory is never written: its inner learning rate is held at nought, and M stays the function M_0 that it learned.
-What else lmm has stays: convolution, gates, feed-forward.
+What else lmm has stays: convolution, gates, feed-forward. lmm-0.1.0 has nothing of `REMEMBERING` but theta_max: the memory of
+that version, deep, with slow forgetting.
 """
+PRICED = tuple(name for name in CHANGES if name not in ("lmm-no-price", "lmm-no-memory"))
+"""Models that pay for what they write."""
 
 
 def build(name: str, options: NeedleOptions) -> NeedleModel:
@@ -50,23 +67,16 @@ def build(name: str, options: NeedleOptions) -> NeedleModel:
     The convolution of the memory reaches over a whole pair, so that a query can be all of a key, however deep the model.
     """
     task, train = options.task, options.train
-    config = TitansConfig(
-        variant=name.split("-")[0] if name in CHANGES else "lmm",
-        width=train.width,
-        layers=train.layers,
-        heads=train.heads,
-        chunk=train.chunk,
-        convolution=max(task.key_lengths) + task.value_length,
-        theta_max=THETA_MAX,
-        window=WINDOW,
-        segment=WINDOW,
-        **CHANGES.get(name, {}),
-    )
+    taps = max(TAPS, max(task.key_lengths) + task.value_length)
+    frame: dict[str, Any] = {"width": train.width, "layers": train.layers, "heads": train.heads, "chunk": train.chunk}
+    frame |= {"convolution": taps, "window": WINDOW, "segment": WINDOW}
     if name.startswith("transformer"):
-        return Transformer(config, window=WINDOW if name == "transformer-window" else 0)
+        return Transformer(TitansConfig("lmm", **frame), window=WINDOW if name == "transformer-window" else 0)
+    if name == "lmm-0.1.0":
+        config = TitansConfig("lmm", **frame, theta_max=4.0, half_life=REMEMBERING["half_life"])
+    else:
+        config = TitansConfig(name.split("-")[0], **frame, **(REMEMBERING | CHANGES[name]))
     model = TitansDNA(config)
-    if config.forgetting and name != "lmm-quick":
-        _bias(model, "alpha", FORGET_BIAS)
     if name == "lmm-no-memory":
         _bias(model, "theta", NEVER)
     return model

@@ -11,11 +11,14 @@ MODELS = (
     "mac",
     "mag",
     "mal",
+    "lmm-token-gates",
+    "lmm-silu-keys",
+    "lmm-no-price",
     "lmm-no-momentum",
     "lmm-no-forgetting",
-    "lmm-linear",
-    "lmm-quick",
+    "lmm-deep",
     "lmm-no-memory",
+    "lmm-0.1.0",
     "transformer-window",
     "transformer-full",
 )
@@ -73,12 +76,18 @@ class NeedleTaskOptions:
 class NeedleTrainOptions:
     """Training: the same for all models"""
 
-    steps: int = option(500, "Steps of the optimiser.", least=1)
+    steps: int = option(400, "Steps of the optimiser.", least=1)
+    seconds: float = option(
+        0.0,
+        "CPU seconds of training, in place of --steps: as many steps of each model as a measurement beforehand says; 0: "
+        "--steps.",
+        least=0,
+    )
     train_length: int = option(1024, "Tokens of a training sequence, the longest one where it grows.", least=1)
     batch: int = option(4, "Training sequences of a step at the full length; more where they are shorter.", least=1)
     lr: float = option(4e-3, "Largest learning rate, after the warm-up; falls to nought as a cosine.", above=0)
     width: int = option(64, "Width of every model.", least=1)
-    layers: int = option(2, "Blocks of every model.", least=1)
+    layers: int = option(1, "Blocks of every model.", least=1)
     heads: int = option(
         1, "Heads of every model: with one, its memory is as large as it can be at this width.", least=1
     )

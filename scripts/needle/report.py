@@ -62,20 +62,25 @@ def _head(options: NeedleOptions, background: Background) -> str:
         "",
         f"Background: {other:,} bases to train, {here:,} others to test."
         + f" The test half begins again every {here:,} bases." * (here < task.distances[-1]),
-        f"Training: {train.steps:,} steps of {train.batch * train.train_length:,} tokens, sequences of at most "
-        f"{train.train_length:,}; width {train.width}, {train.layers} blocks, {train.heads} heads, chunk {train.chunk}.",
+        f"Training: {_long(options)} of {train.batch * train.train_length:,} tokens a step, sequences of at most "
+        f"{train.train_length:,}; width {train.width}, {train.layers} block(s), {train.heads} head(s), chunk {train.chunk}.",
         f"Machine: {platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}.",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _long(options: NeedleOptions) -> str:
+    train = options.train
+    return f"{train.seconds:g} CPU seconds" if train.seconds else f"{train.steps:,} steps"
+
+
 def _models(about: dict[str, dict[str, float]]) -> str:
     """One line for each trained model."""
-    heads = ["model, seed", "parameters", "recalled in training", "training", "test"]
+    heads = ["model, seed", "parameters", "steps", "recalled in training", "training, CPU", "test, CPU"]
     heads += ["forgets: background", "needle", "half-life", "learns: background", "needle"]
     lines = []
     for name, one in about.items():
-        cells = [name, f"{one['parameters']:,.0f}", f"{100 * one['train_accuracy']:.0f} %"]
+        cells = [name, f"{one['parameters']:,.0f}", f"{one['steps']:,.0f}", f"{100 * one['train_accuracy']:.0f} %"]
         cells += [f"{one['train_seconds']:.0f} s", f"{one['test_seconds']:.0f} s"]
         cells += [_number(one[gate]) if gate in one else NONE for gate in GATES]
         lines.append(cells)

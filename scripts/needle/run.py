@@ -8,6 +8,7 @@ the other tests.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from needle.options import NeedleOptions
 from needle.probe import Answer, Test, make_test, probe
 from needle.report import write_report
 from needle.results import CSV, Row, count, read_rows, write_rows
-from needle.train import Step, train
+from needle.train import Step, steps_in, train
 from titans_dna.checkpoint import LANGUAGE
 from titans_dna.run.directory import RunDirectory
 from titans_dna.run.files import write_text
@@ -67,15 +68,19 @@ def _one(name: str, seed: int, test: Test, background: Background, options: Need
         model = load_model(name, options, directory)
         about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
     else:
+        if options.train.seconds:
+            torch.manual_seed(seed)
+            steps = steps_in(name, background.train, options)
+            options = dataclasses.replace(options, train=dataclasses.replace(options.train, steps=steps))
         torch.manual_seed(seed)
-        model, began = build(name, options), time.perf_counter()
-        steps = train(model, background.train, options, seed, title)
-        about = _about(model, steps, time.perf_counter() - began)
+        model, began = build(name, options), time.process_time()
+        done = train(model, background.train, options, seed, name, title)
+        about = _about(model, done, time.process_time() - began)
         save_model(model, directory)
         _write_about(directory, about)
-    gates, began = read_gates(model.eval(), test), time.perf_counter()
+    gates, began = read_gates(model.eval(), test), time.process_time()
     answers = _answers(name, model, test, background, options, title)
-    about |= {"test_seconds": time.perf_counter() - began, **({} if gates is None else Gates._asdict(gates))}
+    about |= {"test_seconds": time.process_time() - began, **({} if gates is None else Gates._asdict(gates))}
     _write_about(directory, about)
     write_rows(directory / CSV, count(name, seed, answers))
 
@@ -103,6 +108,7 @@ def _about(model: NeedleModel, steps: list[Step], seconds: float) -> dict[str, f
         "parameters": model.parameter_count(),
         "train_accuracy": sum(step.accuracy for step in last) / len(last),
         "train_seconds": seconds,
+        "steps": len(steps),
     }
 
 

@@ -13,6 +13,14 @@ from titans_dna.nn.model import TitansDNA, detach, map_state
 
 TOKENS = 75
 SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "window": 12, "persistent": 3}
+REMEMBERING = {"key_width": 24, "key_map": "cosine", "key_windows": [2, 5, 3], "gate_context": True, "gate_speed": 5.0}
+REMEMBERING |= {
+    "half_life": 100,
+    "forget_on_write": True,
+    "attention_residual": True,
+    "memory_depth": 1,
+    "convolution": 6,
+}
 # One change each: the paper's ablations, the three reads, gates per chunk, odd sizes.
 OTHERS = [
     {},
@@ -30,6 +38,12 @@ OTHERS = [
     {"segment": 12, "window": 1},
     {"max_norm": 0.0},
     {"restart": 24},
+    {"key_width": 24, "memory_depth": 1},
+    {"gate_context": True, "gates": "chunk"},
+    {"attention_residual": True},
+    {"forget_on_write": True, "half_life": 100},
+    REMEMBERING,
+    {**REMEMBERING, "memory_depth": 2, "restart": 24},
 ]
 MIXED = ("conv-conv", "conv-lmm", "mac-conv-mag", "kmers-conv-lmm")
 # Longer than they have rows, of one letter, and longer than a sequence; the dilated taps reach beyond every border.

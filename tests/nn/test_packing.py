@@ -18,7 +18,17 @@ SMALL = {"width": 16, "layers": 2, "heads": 2, "chunk": 8, "segment": 16, "windo
 ALL = (*VARIANTS, "conv-conv", "conv-lmm", "mac-conv-mag", "kmers-conv-lmm")
 BESIDE = {"stem": 6, "kmers": [2, 1, 9, 31], "kmer_width": 3, "kmer_slots": 64, "conv_dilations": [7]}
 BESIDE["counts"] = [2, 9, 24]
-EVERY = [{}, {"gates": "chunk"}, {"convolution": 0}, {"persistent": 0, "read": "before"}, {"read": "anchor"}]
+REMEMBERING = {"key_width": 24, "key_map": "cosine", "key_windows": [2, 3], "gate_context": True, "convolution": 5}
+REMEMBERING |= {"forget_on_write": True, "attention_residual": True, "memory_depth": 1}
+EVERY = [
+    {},
+    REMEMBERING,
+    {**REMEMBERING, "gates": "chunk"},
+    {"gates": "chunk"},
+    {"convolution": 0},
+    {"persistent": 0, "read": "before"},
+    {"read": "anchor"},
+]
 CASES = [
     *((variant, change) for variant in VARIANTS for change in EVERY),
     ("lmm", {"memory_depth": 1, "momentum": False, "max_norm": 0.0}),

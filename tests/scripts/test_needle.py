@@ -264,8 +264,9 @@ class TestModels:
                     block.memory.gates.bias.copy_(torch.tensor([0.0, 0.0, 1.0, 1.0, -7.0, -10.0]))
             found = read_gates(model, planted)
             assert found.rate_background == found.rate_needle == pytest.approx(0.5)
-            assert found.forget_needle == pytest.approx((9.11e-4 + 4.54e-5) / 2, rel=1e-2)
-            assert found.half_life == pytest.approx(0.6931 / 4.54e-5, rel=1e-2)
+            # Forgetting is in proportion to writing, which is at half of its largest.
+            assert found.forget_needle == pytest.approx((9.11e-4 + 4.54e-5) / 4, rel=1e-2)
+            assert found.half_life == pytest.approx(2 * 0.6931 / 4.54e-5, rel=1e-2)
         assert read_gates(build("transformer-full", SMALL), planted) is None
         assert read_gates(build("lmm-no-forgetting", SMALL), planted).half_life == float("inf")
 
@@ -365,3 +366,22 @@ def test_from_end_to_end(tmp_path):
     assert "step" not in second.stderr
     assert (out / "lmm-0" / "model.safetensors").stat().st_mtime_ns == weights
     assert (out / "results.csv").read_text() == before
+
+
+def test_one_point():
+    """`python scripts/needle.py`: one line of JSON, and one line for what there is not."""
+    point = SCRIPT.with_name("needle.py")
+    line = [sys.executable, str(point), "--steps", "2", "--distance", "300", "--rows", "1", "1", "1", "--json", "true"]
+    found = subprocess.run([*line, "--variant", "lmm-deep"], capture_output=True, text=True, check=True)
+    values = json.loads(found.stdout)
+    assert values["variant"] == "lmm-deep"
+    assert values["bases"] == 4 * (1 + 4 + 16)
+    assert 0 <= values["low"] <= values["accuracy"] <= values["high"] <= 1
+    assert values["cpu_seconds"] > values["train_cpu_seconds"] > 0
+    wrong = subprocess.run([*line, "--variant", "lstm"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[-1].endswith(
+        "--variant: got 'lstm', want one of lmm, mac, mag, mal, lmm-token-gates, "
+        "lmm-silu-keys, lmm-no-price, lmm-no-momentum, lmm-no-forgetting, lmm-deep, lmm-no-memory, lmm-0.1.0, "
+        "transformer-window, transformer-full"
+    )

@@ -119,6 +119,30 @@ def test_blocks_with_mixers_of_their_own(tmp_path, capsys):
     assert not (tmp_path / "wrong").exists()
 
 
+def test_writing_has_its_price(whole, tmp_path, capsys):
+    """Steps before a third of the run are those without a price; it goes on as ever where the run is cut."""
+    free, line = whole(WINDOWS), WINDOWS + " --write_price 0.1"
+    priced = whole(line)
+    first, others = timeless(free), timeless(priced)
+    assert first[:7] == others[:7]
+    assert all(one != other for one, other in zip(first[9:], others[9:], strict=True))
+    cut = tmp_path / "cut"
+    assert run(line + " --max_time 0.00001", cut) == 0
+    assert run("pretrain --resume --max_time 0", cut) == 0
+    assert timeless(cut)[1:] == others[1:]  # where it stopped, it also validated
+    for more, message in (
+        ("--model.mixers conv", "--write_price: got 0.1 for a model without a memory, want 0, or a memory to price"),
+        ("--piece 16", "--piece: got it with --write_price, want one of the two"),
+        (
+            "--activation_checkpointing true",
+            "--activation_checkpointing: got it with --write_price, want one of the two",
+        ),
+    ):
+        given = line.replace("--variant lmm", "") if "conv" in more else line
+        assert run(f"{given} {more}", tmp_path / "wrong") == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
 def test_counts_are_a_file_beside_the_weights(whole, tmp_path, capsys):
     out = shutil.copytree(whole(TABLES), tmp_path / "run")
     model = titans_dna.load(out)

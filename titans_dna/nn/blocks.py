@@ -172,23 +172,26 @@ class MACBlock(MemoryBlock):
         self.reader = MemoryReader(config)
         self.attention = SegmentAttention(config.width, config.heads, config.segment, config.rope_base)
         self.write_norm = RMSNorm(config.width)
+        self.residual = config.attention_residual
         self.gate = Gate(config.width, (2 * config.layers) ** -0.5)
 
     def mix(self, x: Tensor, state: MACState | None) -> tuple[Tensor, MACState]:
         if state is None:
             state = MACState(None, None, self.memory.initial_weights(len(x)), None, 0)
         memory, reader, previous, attention, position = state
-        queries, reader = self.reader.queries(x, reader)
+        queries, reader = self.reader.queries(x, self.memory.keys, reader)
         inputs, shared = self.attention.prepare(x, position, self.prefix(x))
         pieces = _to_borders(x.shape[1], position, self.segment)
         # Cut once: the reverse of one cut is one concatenation, that of a slice as long as the whole.
         cut = zip(
-            *(part.split(pieces, dim=1) for part in (queries, *inputs[:-1])), inputs.turn.split(pieces), strict=True
+            *(part.split(pieces, dim=1) for part in (x, queries, *inputs[:-1])), inputs.turn.split(pieces), strict=True
         )
         outputs = []
-        for asked, *piece in cut:
+        for own, asked, *piece in cut:
             recalled = self.reader(asked, previous)  # h = M_{i-1}(q), read without writing
             y, attention = self.attention.attend(SegmentInputs(*piece), shared, recalled, attention)
+            if self.residual:
+                y = own + y
             written = self.write_norm(y)
             read, memory = self.memory.write(written, memory)  # write y, and read what is written up to each token
             outputs.append((y, written, read))
@@ -244,16 +247,18 @@ class MALBlock(MemoryBlock):
         super().__init__(config)
         self.attention = SlidingAttention(config.width, config.heads, config.window, config.rope_base)
         self.attention_norm = RMSNorm(config.width)
+        self.residual = config.attention_residual
 
     def mix(self, x: Tensor, state: MAGState | None) -> tuple[Tensor, MAGState]:
         prefix, y, memory = self.remember(x, None if state is None else state.memory)
-        prefix, y = self.attention_norm(prefix), self.attention_norm(y)
-        y, attention = self.attention(y, None, prefix) if state is None else self.attention(y, state.attention)
-        return y, MAGState(memory, attention)
+        prefix, given = self.attention_norm(prefix), self.attention_norm(y)
+        z, attention = self.attention(given, None, prefix) if state is None else self.attention(given, state.attention)
+        return y + z if self.residual else z, MAGState(memory, attention)
 
     def mix_packed(self, x: Tensor, packing: Packing) -> Tensor:
         prefix, y = self.remember_packed(x, packing)
-        return self.attention.packed(self.attention_norm(y), self.attention_norm(prefix), packing)
+        z = self.attention.packed(self.attention_norm(y), self.attention_norm(prefix), packing)
+        return y + z if self.residual else z
 
 
 class Gate(nn.Module):

@@ -20,6 +20,8 @@ from titans_kernels.support import exact
 
 FORGET_BIAS = (-7.0, -10.0)
 """Bias of the forget gate at the start, from the first head to the last: half forgotten in 760 to 15,000 tokens."""
+SPREAD = 3.0
+"""Standard deviation of the angles of Fourier features at the start."""
 DECAY_BIAS, RATE_BIAS = 0.0, 0.0
 """Biases of momentum decay and inner learning rate: half the momentum stays, half of the largest rate."""
 
@@ -47,16 +49,20 @@ class NeuralMemory(nn.Module):
         super().__init__()
         width, heads = config.width, config.heads
         self.config = config
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.convolution = CausalConv(3 * width, config.convolution) if config.convolution else None
+        asked = config.projected
+        self.qkv = nn.Linear(width, 2 * asked + width, bias=False)
+        seen = 2 * asked + width * (1 + config.gate_context)
+        self.convolution = CausalConv(seen, config.convolution) if config.convolution else None
+        self.keys = KeyMap(config)
         self.gate_names = ("theta", *["eta"] * config.momentum, *["alpha"] * config.forgetting)
         """The gates that are learned, in the order of their rows in `gates`: `heads` rows each."""
-        self.gates = nn.Linear(width, heads * len(self.gate_names))
+        self.gates = GateLinear(width, heads * len(self.gate_names))
+        self.gates.speed[:heads] = config.gate_speed
         self.norm = HeadNorm(heads, config.head_width)
         self.output_gate = nn.Linear(width, width)
         self.output = nn.Linear(width, width, bias=False)
         self.initial_memory = nn.ParameterList(
-            torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in _widths(config)
+            torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in pairwise(config.memory_widths)
         )
         self.initial_memory[-1].data.mul_(0.03)  # so that what is written soon outweighs what was drawn
         self.initialise(1.0)
@@ -70,7 +76,7 @@ class NeuralMemory(nn.Module):
         by way of the other, slowly; docs/stability.md has what this start brings.
         """
         config, width = self.config, self.config.width
-        query, key, value = self.qkv.weight.split(width)
+        query, key, value = self.qkv.weight.split([config.projected, config.projected, width])
         for weight in (query, value):
             nn.init.normal_(weight, std=width**-0.5)
         key.copy_(query)
@@ -79,16 +85,23 @@ class NeuralMemory(nn.Module):
         nn.init.constant_(self.output_gate.bias, 1.28)  # SiLU(1.28) = 1
         if self.convolution is not None and config.convolution > 1:
             taps = self.convolution.weight
-            query, key, value = taps.split(width, dim=1)
+            query, key, rest = taps.split([config.projected, config.projected, len(taps[0]) - 2 * config.projected], 1)
             query[0] = 0
+            if config.key_windows:
+                _narrow(query, config.key_windows, config.heads)
             key.copy_(query.roll(-1, dims=0))
-            value.mul_(0.3)[-1] += 1
+            rest.mul_(0.3)[-1] += 1  # values, and what gates see
+        self.keys.initialise()
         nn.init.normal_(self.gates.weight, std=0.1 * width**-0.5)  # at the start the biases alone set the rates
         even = torch.ones(config.heads)
         # transformers replaces torch.linspace while it loads a model, and leaves it so where that fails.
         forget = torch.tensor(np.linspace(*FORGET_BIAS, config.heads).tolist())
+        if config.half_life:
+            forget = math.log(math.expm1(math.log(2) / config.half_life)) * even  # logit of 1 - 2^(-1 / half_life)
         biases = {"theta": RATE_BIAS * even, "eta": DECAY_BIAS * even, "alpha": forget}
         self.gates.bias.copy_(torch.cat([biases[name] for name in self.gate_names]))
+        self.gates.weight.div_(self.gates.speed[:, None])
+        self.gates.bias.div_(self.gates.speed)
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """x [b, t, width] → y [b, t, width], where y_t has seen the writes of tokens up to t, and the state after them."""
@@ -132,12 +145,24 @@ class NeuralMemory(nn.Module):
         return NeuralMemoryState(MemoryState.initial(tuple(self.initial_memory), len(x)), convolution, None)
 
     def _write(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor, NeuralMemoryState]:
-        qkv, convolution = self.qkv(x), None
+        qkv, convolution = self._convolved(x), None
         if self.convolution is not None:
             qkv, convolution = self.convolution(qkv, None if state is None else state.convolution)
-        gates, last = self._raw_gates(x, state)
+        qkv, seen = self._parted(qkv, x)
+        gates, last = self._raw_gates(seen, state)
         read, scan = self._scan(qkv, gates, None if state is None else state.scan, None)
         return read, NeuralMemoryState(scan, convolution, last)
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """What the convolution takes: queries, keys, values, and where gates see it too, the input."""
+        return torch.cat([self.qkv(x), x], dim=-1) if self.config.gate_context else self.qkv(x)
+
+    def _parted(self, convolved: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, keys and values; and what gates see."""
+        if not self.config.gate_context:
+            return convolved, x
+        qkv, seen = convolved.split([convolved.shape[-1] - x.shape[-1], x.shape[-1]], dim=-1)
+        return qkv, seen
 
     def answer(self, x: Tensor, read: Tensor) -> Tensor:
         """The output of tokens x [b, t, width], of what they read, [b, t, h, d]: [b, t, width]."""
@@ -156,10 +181,11 @@ class NeuralMemory(nn.Module):
         return packing.blocks(chunks * chunk).side_by_side(self, x)
 
     def _packed_scan(self, x: Tensor, packing: Packing) -> Tensor:
-        qkv = self.qkv(x)
+        qkv = self._convolved(x)
         if self.convolution is not None:
             qkv = self.convolution.packed(qkv, packing)
-        gates = self.gates(x if self.config.gates == "token" else x.index_select(1, packing.every(self.config.chunk)))
+        qkv, seen = self._parted(qkv, x)
+        gates = self.gates(seen if self.config.gates == "token" else seen[:, packing.every(self.config.chunk)])
         return self.answer(x, self._scan(qkv, gates, None, packing.cu_seqlens)[0])
 
     def _scan(
@@ -167,12 +193,13 @@ class NeuralMemory(nn.Module):
     ) -> tuple[Tensor, MemoryState]:
         """Around the one call of `memory_scan`; gates as `_gates` takes them."""
         config = self.config
-        q, k, v = F.silu(qkv).unflatten(-1, (3, config.heads, -1)).unbind(2)
+        q, k, v = qkv.split([config.projected, config.projected, config.width], dim=-1)
         alpha, eta, theta = self._gates(gates)
         return memory_scan(
-            unit(q),
-            unit(k),
-            unit(v),  # the read is normalised, so only directions count; long values drive a deep memory to its bound
+            self.keys(q),
+            self.keys(k),
+            # The read is normalised, so only directions count; long values drive a deep memory to its bound.
+            unit(F.silu(v).unflatten(-1, (config.heads, -1))),
             alpha=alpha,
             eta=eta,
             theta=theta,
@@ -219,7 +246,50 @@ class NeuralMemory(nn.Module):
             learned = self.by_gate(precise)
             theta = learned["theta"]
             eta, alpha = (learned[name] if name in learned else torch.zeros_like(theta) for name in ("eta", "alpha"))
+            if self.config.forget_on_write:
+                alpha = alpha * theta
             return alpha, eta, theta * (1 - eta) * (self.config.theta_max / (2 * self.config.chunk))
+
+
+class GateLinear(nn.Linear):
+    """A linear layer, each of whose rows of outputs is `speed` times what its weights say, so that it learns so much faster."""
+
+    def __init__(self, width: int, rows: int) -> None:
+        super().__init__(width, rows)
+        self.speed: Tensor
+        self.register_buffer("speed", torch.ones(rows), persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * self.speed.to(input.dtype)
+
+
+class KeyMap(nn.Module):
+    """Projections to unit keys, or queries, of every head: SiLU, or random Fourier features with frequencies that learn."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        heads, width, wanted = config.heads, config.head_width, config.memory_widths[0]
+        self.heads = heads
+        self.frequencies = self.phases = None
+        if config.key_map == "cosine":
+            self.frequencies = nn.Parameter(torch.empty(heads, width, wanted))
+            self.phases = nn.Parameter(torch.empty(heads, wanted))
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Angles of standard deviation `SPREAD` for inputs of unit variance."""
+        if self.frequencies is not None and self.phases is not None:
+            nn.init.normal_(self.frequencies, std=SPREAD * self.frequencies.shape[1] ** -0.5)
+            nn.init.uniform_(self.phases, -math.pi, math.pi)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [b, t, heads * …] → [b, t, heads, key width]."""
+        x = x.unflatten(-1, (self.heads, -1))
+        if self.frequencies is None or self.phases is None:
+            return unit(F.silu(x))
+        return unit(
+            torch.cos(torch.einsum("bthd,hdk->bthk", x, self.frequencies.to(x.dtype)) + self.phases.to(x.dtype))
+        )
 
 
 class MemoryReader(nn.Module):
@@ -228,18 +298,17 @@ class MemoryReader(nn.Module):
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
         width = config.width
-        self.heads = config.heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.convolution = CausalConv(width, config.convolution) if config.convolution else None
+        self.query = nn.Linear(width, config.projected, bias=False)
+        self.convolution = CausalConv(config.projected, config.convolution) if config.convolution else None
         self.norm = HeadNorm(config.heads, config.head_width)
         self.output = nn.Linear(width, width, bias=False)
 
-    def queries(self, x: Tensor, convolution: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x [b, t, width] → q [b, t, h, d] and the convolution's state."""
+    def queries(self, x: Tensor, keys: KeyMap, convolution: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """x [b, t, width] → q [b, t, h, d], as the memory's own `keys` makes it, and the convolution's state."""
         q = self.query(x)
         if self.convolution is not None:
             q, convolution = self.convolution(q, convolution)
-        return unit(F.silu(q).unflatten(-1, (self.heads, -1))), convolution
+        return keys(q), convolution
 
     def forward(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """q [b, t, h, d] through memories [b, h, d_in, d_out] → [b, t, width]."""
@@ -258,7 +327,9 @@ def unit(x: Tensor) -> Tensor:
     return (precise * torch.rsqrt(precise.square().sum(-1, keepdim=True) + 1e-2)).to(x.dtype)
 
 
-def _widths(config: TitansConfig) -> list[tuple[int, int]]:
-    hidden = [config.head_width * config.memory_expansion] * (config.memory_depth - 1)
-    ends = [config.head_width, *hidden, config.head_width]
-    return list(pairwise(ends))
+def _narrow(taps: Tensor, windows: tuple[int, ...], heads: int) -> None:
+    """Of taps [n, heads * d], in place: those alone stay that see the last tokens, so many as the channel's group says. Each
+    head has all groups."""
+    groups = torch.arange(taps.shape[1]) % (taps.shape[1] // heads) * len(windows) // (taps.shape[1] // heads)
+    seen = torch.tensor(windows)[groups]
+    taps[torch.arange(len(taps))[:, None] < len(taps) - seen] = 0

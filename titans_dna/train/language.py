@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from titans_dna.nn.model import TitansDNA, map_state
 from titans_dna.nn.state import pack_state, unpack_state
 from titans_dna.train.learner import Learner, Step, Tally
-from titans_dna.train.loss import LossSums, bits_per_base, loss_sums
+from titans_dna.train.loss import LossSums, bits_per_base, loss_sums, price_of_writing, watched_gates
 from titans_dna.train.piecewise import piecewise_loss
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Language(Learner):
     scale: any number near the tokens of a batch; it keeps gradients in range until their true divisor, the weight of the
     targets of all batches and devices, is known. piece: tokens of a window that are worked on at a time, by
     `piecewise_loss`; 0: all at once. counted: what is trained on is what the model's counts counted, so that each target is
-    left out of them.
+    left out of them. write_price: what a token's writing costs (`price_of_writing`), in nats, from step `price_from` on.
     """
 
     def __init__(
@@ -54,10 +55,14 @@ class Language(Learner):
         scale: float = 1.0,
         piece: int = 0,
         counted: bool = False,
+        write_price: float = 0.0,
+        price_from: int = 0,
     ) -> None:
         super().__init__(model, seed)
         self.accumulate, self.carry, self.scale, self.piece = accumulate, carry, scale, piece
         self.counted = counted
+        self.write_price, self.price_from = write_price, price_from
+        self._step = 0
         self.lengths: Tensor
         self.register_buffer("lengths", torch.as_tensor(lengths), persistent=False)
         self._sums: LossSums | None = None
@@ -66,16 +71,22 @@ class Language(Learner):
 
     def entropy(self, step: int, place: int, rank: int) -> tuple[int, int, int]:
         """Of the number of the batch."""
+        self._step = step
         return self.seed, step * self.accumulate + place, rank
 
     def forward(self, part: dict[str, Any]) -> Tensor:
         """The weighted sum of the loss, over `scale`."""
         ids, weight = part["ids"], part["weight"]
-        sums, after = self._loss(ids[:, :-1], ids[:, 1:], weight[:, 1:], None if part["reset"] else self._after)
+        priced = self.write_price > 0 and self._step >= self.price_from
+        with watched_gates(self.model) if priced else nullcontext() as seen:
+            sums, after = self._loss(ids[:, :-1], ids[:, 1:], weight[:, 1:], None if part["reset"] else self._after)
         mine = sums.detach()
         self._sums = mine if self._sums is None else self._sums.plus(mine)
         self._after = _copied(after) if self.carry else None
-        return sums.weighted / self.scale
+        weighted = sums.weighted
+        if seen:
+            weighted = weighted + self.write_price * price_of_writing(seen) * sums.weight
+        return weighted / self.scale
 
     def tally(self, fabric: Fabric) -> Tally:
         """Mean loss over the weight; a step without a target is none."""

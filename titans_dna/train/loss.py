@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from titans_dna.nn.memory import NeuralMemory
 from titans_dna.reading.stream import Ids, Piece, calls, logits, read
+
+WRITE_FLOOR = -14.0
+"""Gate of theta, before the sigmoid, at which a token is written for nothing: at a millionth of the largest rate."""
+WRITE_FREE = 0.05
+"""Share of the tokens, of each memory those that it writes most, that pay nothing: so no block is priced out for good."""
 
 
 class LossSums(NamedTuple):
@@ -46,6 +52,39 @@ def loss_sums(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor,
     nats = torch.where(bases > 0, flat.unflatten(0, targets.shape), 0.0)
     weight = torch.where(bases > 0, weight, 0.0)
     return LossSums((nats * weight).sum(), weight.sum(), nats.detach().double().sum(), bases.double().sum())
+
+
+@contextmanager
+def watched_gates(model: nn.Module) -> Iterator[list[tuple[NeuralMemory, list[torch.Tensor]]]]:
+    """While it lasts, the memories of a model, each with its gates before the sigmoid, [b, t, heads * gates], call by call."""
+    seen: list[tuple[NeuralMemory, list[torch.Tensor]]] = [
+        (module, []) for module in model.modules() if isinstance(module, NeuralMemory)
+    ]
+    hooks = [
+        memory.gates.register_forward_hook(lambda module, inputs, raw, kept=kept: kept.append(raw))
+        for memory, kept in seen
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def price_of_writing(seen: list[tuple[NeuralMemory, list[torch.Tensor]]], free: float = WRITE_FREE) -> torch.Tensor:
+    """What a token costs in the mean over memories, heads and tokens: by how much its gate of theta is over `WRITE_FLOOR`.
+
+    It is the gate before the sigmoid, which is ln theta where that is small: a price on theta itself vanishes with it, while a
+    million tokens of little are much; and one on ln theta does nothing about a gate that is wide open. seen: of
+    `watched_gates`. free: share of the tokens of each memory and head, those that are written most, that cost nothing.
+    """
+    prices = []
+    for memory, given in seen:
+        written = torch.cat([call[..., memory.gate_rows("theta")].flatten(0, -2).float() for call in given])
+        cost = (written - WRITE_FLOOR).clamp(min=0)
+        kept = len(cost) - math.ceil(free * len(cost))
+        prices.append(cost.topk(kept, dim=0, largest=False, sorted=False).values.sum() / cost.numel())
+    return torch.stack(prices).mean()
 
 
 def bits_per_base(nats: float, bases: float) -> float:

@@ -179,6 +179,13 @@ class OptimiserOptions:
         least=0,
         most=20,
     )
+    write_price: float = option(
+        0.0,
+        "Nats that a token costs for each unit of ln theta that it is written above a millionth of the largest rate, from a "
+        "third of the steps on; a twentieth of the tokens of each memory is free. 0.01 makes a memory write what matters "
+        "alone, and so keep it for a million bases.",
+        least=0,
+    )
     seed: int = option(
         0, "Seed of the initial weights, of the order of the data and of dropout.", least=0, most=2**63 - 1
     )
@@ -260,6 +267,7 @@ class PretrainOptions(PresetOptions):
             raise ValueError(f"--devices: got {self.run.devices} with --counts, want 1: counts are kept on one device")
         if optimiser.optimizer != "muon" and optimiser.muon_lr != OptimiserOptions().muon_lr:
             raise ValueError(f"--muon_lr: got {optimiser.muon_lr:g} with --optimizer {optimiser.optimizer}, want muon")
+        self._check_price()
         if data.lane and self.run.devices > 1:
             raise ValueError(f"--devices: got {self.run.devices} with --lane, want 1: lanes are kept on one device")
         if data.lane and data.lane % data.context:
@@ -271,3 +279,12 @@ class PretrainOptions(PresetOptions):
                 f"--length_warmup: got {optimiser.length_warmup}, want a context ({data.context}) that can be halved as "
                 "often"
             )
+
+    def _check_price(self) -> None:
+        """A price is of gates that a step sees, all at once."""
+        price, kinds = self.optimiser.write_price, self.config.mixers or (self.config.variant,)
+        if price and set(kinds) == {"conv"}:
+            raise ValueError(f"--write_price: got {price:g} for a model without a memory, want 0, or a memory to price")
+        for name in ("piece", "activation_checkpointing"):
+            if price and getattr(self.run, name):
+                raise ValueError(f"--{name}: got it with --write_price, want one of the two")

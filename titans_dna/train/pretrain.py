@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 SPLIT, EVENTS = "split.bed", "tensorboard"
+PRICED_FROM = 0.35
+"""Share of the steps before writing has its price: what is not yet read of a memory would be closed before it is of use."""
 _COMPARED = {"fingerprint": "--fasta", "split": "--bed (or --split)", "tokenizer": "--tokenizer"}
 
 
@@ -140,6 +142,8 @@ def _prepare(
         scale=optimiser.batch_size * options.data.context,
         piece=how.piece,
         counted=options.data.counts,
+        write_price=optimiser.write_price,
+        price_from=round(PRICED_FROM * optimiser.steps),
     )
 
     def held_out_bits(fabric: Fabric) -> dict[str, float]:

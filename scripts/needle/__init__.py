@@ -1,0 +1,1 @@
+"""Words planted in a genome, and models that are asked for them."""
