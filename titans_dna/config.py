@@ -104,8 +104,8 @@ class TitansConfig:
     attention: bool = True
     """False leaves the attention out of mac, mag and mal (ablation); lmm never has any."""
     attention_residual: bool = False
-    """What attention gives is added to what it was given: of mac before the memory takes it (y = x + attention, eq. 23), of
-    mal at the end; else the token itself is lost in near-uniform attention."""
+    """What attention gives is added to what it was given: of mac where the memory takes it (y = x + attention, eq. 23, of what
+    is written; the gate takes attention alone), of mal at the end. Else the token is lost in near-uniform attention."""
     persistent: int = 8
     """Learned, input-independent tokens of mac, mag and mal; 0 leaves them out (ablation); lmm has none."""
     segment: int = 128

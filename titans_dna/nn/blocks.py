@@ -190,9 +190,7 @@ class MACBlock(MemoryBlock):
         for own, asked, *piece in cut:
             recalled = self.reader(asked, previous)  # h = M_{i-1}(q), read without writing
             y, attention = self.attention.attend(SegmentInputs(*piece), shared, recalled, attention)
-            if self.residual:
-                y = own + y
-            written = self.write_norm(y)
+            written = self.write_norm(own + y if self.residual else y)
             read, memory = self.memory.write(written, memory)  # write y, and read what is written up to each token
             outputs.append((y, written, read))
             position = (position + y.shape[1]) % self.segment
