@@ -73,15 +73,13 @@ class TitansConfig:
     """What makes keys and queries, before they get unit length: silu, of a projection (the paper); or cosine, random Fourier
     features of it (Rahimi and Recht 2007), cos(U x + φ) with learned U and φ, which tell more keys apart in the same width."""
     key_windows: tuple[int, ...] = ()
-    """Tokens that keys and queries begin by seeing, one number for each of as many groups of channels; none: all that the
-    convolution reaches."""
+    """Tokens that keys and queries begin by seeing, one number for each group of channels; none: all of the convolution's."""
     gate_context: bool = False
     """Gates see the convolution of the input too, not their token alone."""
     gate_speed: float = 1.0
     """How many times faster than its weights say the gate of the inner learning rate theta learns."""
     half_life: int = 0
-    """Tokens in which half of the memory is forgotten at the start of training, of tokens that are written where
-    `forget_on_write`; 0: from 760 to 15,000, by head."""
+    """Tokens (of written ones, with `forget_on_write`) that half is forgotten in at the start; 0: 760 to 15,000, by head."""
     forget_on_write: bool = False
     """Forget in proportion to writing: alpha is its own gate times theta over its largest."""
     conv_taps: int = 16
@@ -169,8 +167,8 @@ class TitansConfig:
         if self.gate_context and not self.convolution:
             raise ValueError("gate_context: got true with convolution 0, want a convolution that gates can see")
         if self.key_windows and max(self.key_windows) >= max(self.convolution, 1):
-            got, most = max(self.key_windows), self.convolution - 1
-            raise ValueError(f"key_windows: got {got} with convolution {self.convolution}, want at most {max(most, 0)}")
+            got, most = max(self.key_windows), max(self.convolution - 1, 0)
+            raise ValueError(f"key_windows: got {got} with convolution {self.convolution}, want at most {most}")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -228,9 +226,8 @@ class TitansConfig:
             return frame + 3 * square + self.conv_taps * width
         initial = self.heads * sum(i * j for i, j in pairwise(self.memory_widths))
         gates = (width + 1) * self.heads * (1 + self.momentum + self.forgetting)
-        asked, features = self.projected, 0  # of queries, and of keys
-        if self.key_map == "cosine":
-            features = self.heads * self.memory_widths[0] * (self.head_width + 1)
+        asked = self.projected  # of queries, and of keys
+        features = self.heads * self.memory_widths[0] * (self.head_width + 1) * (self.key_map == "cosine")
         channels = 2 * asked + width * (1 + self.gate_context)
         memory = 3 * square + 2 * asked * width + taps * channels + features + gates + 2 * width + initial
         attention = 0

@@ -80,7 +80,13 @@ def _models(about: dict[str, dict[str, float]]) -> str:
     heads += ["forgets: background", "needle", "half-life", "learns: background", "needle"]
     lines = []
     for name, one in about.items():
-        cells = [name, f"{one['parameters']:,.0f}", f"{one['steps']:,.0f}", f"{100 * one['train_accuracy']:.0f} %"]
+        # A model that a run of version 0.1.0 trained has that version's memory, and did not say its steps.
+        cells = [
+            name,
+            f"{one['parameters']:,.0f}",
+            f"{one['steps']:,.0f}" if "steps" in one else "of 0.1.0",
+            f"{100 * one['train_accuracy']:.0f} %",
+        ]
         cells += [f"{one['train_seconds']:.0f} s", f"{one['test_seconds']:.0f} s"]
         cells += [_number(one[gate]) if gate in one else NONE for gate in GATES]
         lines.append(cells)

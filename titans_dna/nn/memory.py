@@ -56,8 +56,7 @@ class NeuralMemory(nn.Module):
         self.keys = KeyMap(config)
         self.gate_names = ("theta", *["eta"] * config.momentum, *["alpha"] * config.forgetting)
         """The gates that are learned, in the order of their rows in `gates`: `heads` rows each."""
-        self.gates = GateLinear(width, heads * len(self.gate_names))
-        self.gates.speed[:heads] = config.gate_speed
+        self.gates = GateLinear(width, heads * len(self.gate_names), heads, config.gate_speed)  # theta's rows are first
         self.norm = HeadNorm(heads, config.head_width)
         self.output_gate = nn.Linear(width, width)
         self.output = nn.Linear(width, width, bias=False)
@@ -100,8 +99,8 @@ class NeuralMemory(nn.Module):
             forget = math.log(math.expm1(math.log(2) / config.half_life)) * even  # logit of 1 - 2^(-1 / half_life)
         biases = {"theta": RATE_BIAS * even, "eta": DECAY_BIAS * even, "alpha": forget}
         self.gates.bias.copy_(torch.cat([biases[name] for name in self.gate_names]))
-        self.gates.weight.div_(self.gates.speed[:, None])
-        self.gates.bias.div_(self.gates.speed)
+        for weight in (self.gates.weight, self.gates.bias):
+            weight[: config.heads].div_(config.gate_speed)
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """x [b, t, width] → y [b, t, width], where y_t has seen the writes of tokens up to t, and the state after them."""
@@ -252,15 +251,17 @@ class NeuralMemory(nn.Module):
 
 
 class GateLinear(nn.Linear):
-    """A linear layer, each of whose rows of outputs is `speed` times what its weights say, so that it learns so much faster."""
+    """A linear layer whose first outputs are `speed` times what their weights say, so that they learn so much faster."""
 
-    def __init__(self, width: int, rows: int) -> None:
+    def __init__(self, width: int, rows: int, fast: int, speed: float) -> None:
         super().__init__(width, rows)
-        self.speed: Tensor
-        self.register_buffer("speed", torch.ones(rows), persistent=False)
+        self.fast, self.speed = fast, speed
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) * self.speed.to(input.dtype)
+        y = super().forward(input)
+        if self.speed == 1:
+            return y
+        return torch.cat([y[..., : self.fast] * self.speed, y[..., self.fast :]], dim=-1)
 
 
 class KeyMap(nn.Module):
