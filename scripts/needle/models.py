@@ -23,7 +23,7 @@ TAPS, WINDOWS = 13, (5, 6, 8, 12)
 NEVER = -1e4
 """A gate's bias that no input outweighs: its sigmoid is nought, and so is its gradient."""
 PRICE = 0.01
-"""Of writing, from a third of the steps on, in nats for each unit of ln theta above a millionth."""
+"""Of writing: `pretrain --write_price`."""
 REMEMBERING: dict[str, Any] = {
     "memory_depth": 1,
     "key_width": 256,
@@ -54,8 +54,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 """Fields of the configuration, beside the variant and `REMEMBERING`, by name of a Titans model.
 
 lmm-no-memory is never written: its inner learning rate is held at nought, and M stays the function M_0 that it learned.
-What else lmm has stays: convolution, gates, feed-forward. lmm-0.1.0 has nothing of `REMEMBERING` but theta_max: the memory of
-that version, deep, with slow forgetting.
+What else lmm has stays: convolution, gates, feed-forward. lmm-0.1.0 has nothing of `REMEMBERING` but theta_max and half_life:
+the memory of that version, deep, with the forget gates that it had here.
 """
 PRICED = tuple(name for name in CHANGES if name not in ("lmm-no-price", "lmm-no-memory"))
 """Models that pay for what they write."""
@@ -73,7 +73,8 @@ def build(name: str, options: NeedleOptions) -> NeedleModel:
     if name.startswith("transformer"):
         return Transformer(TitansConfig("lmm", **frame), window=WINDOW if name == "transformer-window" else 0)
     if name == "lmm-0.1.0":
-        config = TitansConfig("lmm", **frame, theta_max=4.0, half_life=REMEMBERING["half_life"])
+        frame["convolution"] = max(task.key_lengths) + task.value_length
+        config = TitansConfig("lmm", **frame, **{field: REMEMBERING[field] for field in ("theta_max", "half_life")})
     else:
         config = TitansConfig(name.split("-")[0], **frame, **(REMEMBERING | CHANGES[name]))
     model = TitansDNA(config)

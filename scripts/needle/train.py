@@ -20,8 +20,7 @@ from needle.words import training_rows
 from titans_dna.train import learner as learning
 from titans_dna.train.learner import Learner
 from titans_dna.train.loop import Loop, Machine, Settings
-from titans_dna.train.loss import price_of_writing, watched_gates
-from titans_dna.train.pretrain import PRICED_FROM
+from titans_dna.train.loss import WRITE_FROM, price_of_writing, watched_gates
 
 FIRST_LENGTH = 128
 TIMED = 8
@@ -117,7 +116,7 @@ class _Recall(Learner):
     def loss(self, part: tuple[Tensor, Tensor]) -> Tensor:
         ids, asked = part
         targets, at = ids[:, 1:], asked[:, 1:]
-        priced = self.price > 0 and self._number > PRICED_FROM * self.options.train.steps
+        priced = self.price > 0 and self._number > WRITE_FROM * self.options.train.steps
         with watched_gates(self.model) if priced else nullcontext() as seen:
             logits = self.model(ids[:, :-1]).logits[at]
         self._length = ids.shape[1]

@@ -24,6 +24,7 @@ from needle.options import (
 )
 from needle.probe import make_test, probe
 from needle.results import Row, bases, count, read_rows, table, wilson, words, write_rows
+from needle.run import bench_needle
 from needle.train import length_at, train
 from needle.words import draw_pairs, training_rows
 from titans_dna.nn.model import Output
@@ -368,10 +369,23 @@ def test_from_end_to_end(tmp_path):
     assert (out / "results.csv").read_text() == before
 
 
+def test_equal_cpu_time(tmp_path):
+    """With --seconds as many steps are done as a measurement says, and the report says both."""
+    out = tmp_path / "run"
+    train_options = dataclasses.replace(SMALL.train, seconds=0.4)
+    run_options = NeedleRunOptions(out=str(out), models=("lmm-deep",), threads=1)
+    bench_needle(dataclasses.replace(SMALL, run=run_options, train=train_options))
+    about = json.loads((out / "lmm-deep-0" / "about.json").read_text())
+    assert 1 <= about["steps"] < 400
+    text = (out / "needle.md").read_text()
+    assert "Training: 0.4 CPU seconds of 256 tokens a step" in text
+    assert f"| {about['steps']} | " in text
+
+
 def test_one_point():
     """`python scripts/needle.py`: one line of JSON, and one line for what there is not."""
     point = SCRIPT.with_name("needle.py")
-    line = [sys.executable, str(point), "--steps", "2", "--distance", "300", "--rows", "1", "1", "1", "--json", "true"]
+    line = [sys.executable, str(point), "--steps", "2", "--distance", "300", "--rows", "1", "1", "1", "--json"]
     found = subprocess.run([*line, "--variant", "lmm-deep"], capture_output=True, text=True, check=True)
     values = json.loads(found.stdout)
     assert values["variant"] == "lmm-deep"

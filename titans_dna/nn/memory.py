@@ -75,7 +75,8 @@ class NeuralMemory(nn.Module):
         by way of the other, slowly; docs/stability.md has what this start brings.
         """
         config, width = self.config, self.config.width
-        query, key, value = self.qkv.weight.split([config.projected, config.projected, width])
+        ends = config.projected, 2 * config.projected
+        query, key, value = self.qkv.weight.tensor_split(ends)
         for weight in (query, value):
             nn.init.normal_(weight, std=width**-0.5)
         key.copy_(query)
@@ -84,7 +85,7 @@ class NeuralMemory(nn.Module):
         nn.init.constant_(self.output_gate.bias, 1.28)  # SiLU(1.28) = 1
         if self.convolution is not None and config.convolution > 1:
             taps = self.convolution.weight
-            query, key, rest = taps.split([config.projected, config.projected, len(taps[0]) - 2 * config.projected], 1)
+            query, key, rest = taps.tensor_split(ends, dim=1)
             query[0] = 0
             if config.key_windows:
                 _narrow(query, config.key_windows, config.heads)
@@ -160,7 +161,7 @@ class NeuralMemory(nn.Module):
         """Queries, keys and values; and what gates see."""
         if not self.config.gate_context:
             return convolved, x
-        qkv, seen = convolved.split([convolved.shape[-1] - x.shape[-1], x.shape[-1]], dim=-1)
+        qkv, seen = convolved.tensor_split((-x.shape[-1],), dim=-1)
         return qkv, seen
 
     def answer(self, x: Tensor, read: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Language(Learner):
 
     def entropy(self, step: int, place: int, rank: int) -> tuple[int, int, int]:
         """Of the number of the batch."""
-        self._step = step
+        self._step = step  # the loop says it here, before each part
         return self.seed, step * self.accumulate + place, rank
 
     def forward(self, part: dict[str, Any]) -> Tensor:

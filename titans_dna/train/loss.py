@@ -18,6 +18,8 @@ WRITE_FLOOR = -14.0
 """Gate of theta, before the sigmoid, at which a token is written for nothing: at a millionth of the largest rate."""
 WRITE_FREE = 0.05
 """Share of the tokens, of each memory those that it writes most, that pay nothing: so no block is priced out for good."""
+WRITE_FROM = 0.35
+"""Share of the steps before writing has its price: it would close a memory before there is use for it."""
 
 
 class LossSums(NamedTuple):

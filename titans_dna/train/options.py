@@ -181,9 +181,9 @@ class OptimiserOptions:
     )
     write_price: float = option(
         0.0,
-        "Nats that a token costs for each unit of ln theta that it is written above a millionth of the largest rate, from a "
-        "third of the steps on; a twentieth of the tokens of each memory is free. 0.01 makes a memory write what matters "
-        "alone, and so keep it for a million bases.",
+        "Nats that a token costs for each unit that its gate of theta, before the sigmoid, is above -14, from 0.35 of the "
+        "steps on; a twentieth of the tokens of each memory is free. So a memory learns to write what matters alone; 0.01 "
+        "serves the needle benchmark.",
         least=0,
     )
     seed: int = option(

@@ -24,7 +24,7 @@ from titans_dna.run.sealed import json_digest
 from titans_dna.train.language import COLUMNS, Language
 from titans_dna.train.learner import Optimisers, adamw, muon_adamw, warmup_cosine
 from titans_dna.train.loop import Loop, Machine, Outcome, Settings
-from titans_dna.train.loss import validate
+from titans_dna.train.loss import WRITE_FROM, validate
 from titans_dna.train.options import OptimiserOptions, PretrainOptions
 from titans_dna.train.record import CHECKPOINT, METRICS, Record, read_checkpoint, read_metrics
 from titans_dna.train.source import Source, describe_plan, open_source
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 SPLIT, EVENTS = "split.bed", "tensorboard"
-PRICED_FROM = 0.35
-"""Share of the steps before writing has its price: what is not yet read of a memory would be closed before it is of use."""
 _COMPARED = {"fingerprint": "--fasta", "split": "--bed (or --split)", "tokenizer": "--tokenizer"}
 
 
@@ -143,7 +141,7 @@ def _prepare(
         piece=how.piece,
         counted=options.data.counts,
         write_price=optimiser.write_price,
-        price_from=round(PRICED_FROM * optimiser.steps),
+        price_from=round(WRITE_FROM * optimiser.steps),
     )
 
     def held_out_bits(fabric: Fabric) -> dict[str, float]:
